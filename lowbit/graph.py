@@ -1,0 +1,285 @@
+"""What an ONNX graph says about itself: its decode tail, its head, what in it is quantized and how."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lowbit.decode import HeadContract, HeadKind
+from lowbit.errors import InputError, UnavailableError
+
+if TYPE_CHECKING:
+    import onnx
+
+WEIGHTED_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+_BITS = {"INT4": 4, "UINT4": 4, "INT8": 8, "UINT8": 8, "FLOAT8E4M3FN": 8, "FLOAT8E5M2": 8, "FLOAT16": 16, "FLOAT": 32}
+_HEAD_PREFIX = re.compile(r"(/model\.\d+/)")
+
+
+def load(path: Path) -> onnx.ModelProto:
+    """Read and check an ONNX file. Raises :class:`InputError` if it is missing, not ONNX or not valid."""
+    import onnx
+
+    try:
+        model = onnx.load(str(path))
+        onnx.checker.check_model(model)
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such ONNX file.") from error
+    except Exception as error:  # protobuf, the checker and external data each raise types of their own
+        raise InputError(
+            f"{path}: is no valid ONNX model ({str(error).splitlines()[0][:200]}). Export it again."
+        ) from error
+    return model
+
+
+def contract_of(path: Path, model: onnx.ModelProto) -> HeadContract:
+    """Recognise a detector's head from its one input and one output. Raises :class:`InputError` if it can't be."""
+    inputs, outputs = model.graph.input, model.graph.output
+    if len(inputs) != 1 or len(outputs) != 1:
+        raise InputError(f"{path}: has {len(inputs)} inputs and {len(outputs)} outputs; one of each is supported.")
+    shape_in, shape_out = (
+        tuple(d.dim_value for d in value.type.tensor_type.shape.dim) for value in (inputs[0], outputs[0])
+    )
+    if len(shape_in) != 4 or shape_in[:2] != (1, 3) or shape_in[2] != shape_in[3] or shape_in[2] <= 0:
+        raise InputError(f"{path}: input {shape_in} is not a fixed 1 x 3 x size x size. Export it with a fixed shape.")
+    if len(shape_out) == 3 and shape_out[2] == 6:
+        # An end-to-end output does not say how many classes there are: the class logits' last Conv does.
+        return HeadContract(HeadKind.END2END, shape_in[2], _classes_of_end2end(path, model))
+    raw = HeadContract(HeadKind.RAW, shape_in[2], 0)
+    if len(shape_out) == 3 and shape_out[2] == raw.anchors and shape_out[1] > 4:
+        kind = HeadKind.DECODED if _ends_in_sigmoid(model) else HeadKind.RAW
+        rows = 4 if kind is HeadKind.DECODED else 4 * raw.reg_max
+        return HeadContract(kind, shape_in[2], shape_out[1] - rows)
+    raise InputError(
+        f"{path}: output {shape_out} is none of 1 x n x 6 (end-to-end), 1 x (64 + classes) x {raw.anchors} (raw) or "
+        f"1 x (4 + classes) x {raw.anchors} (decoded). Export the detector with one of these heads."
+    )
+
+
+def _classes_of_end2end(path: Path, model: onnx.ModelProto) -> int:
+    weights = {t.name: t for t in model.graph.initializer}
+    widths = Counter(weights[n.input[1]].dims[0] for n in _last_convs(model) if n.input[1] in weights)
+    # Every stride has one box and one class Conv; boxes have 4 * reg_max = 64 channels.
+    classes = [width for width in widths if width != 64] or [width for width, count in widths.items() if count > 3]
+    if len(classes) != 1:
+        raise InputError(f"{path}: the number of classes can't be read from its last convolutions ({dict(widths)}).")
+    return int(classes[0])
+
+
+def _ends_in_sigmoid(model: onnx.ModelProto) -> bool:
+    makers = {output: node for node in model.graph.node for output in node.output}
+    last = makers.get(model.graph.output[0].name)
+    if last is None or last.op_type != "Concat":
+        return False
+    return any(i in makers and makers[i].op_type == "Sigmoid" for i in last.input)
+
+
+def _is_dfl(node: onnx.NodeProto, weights: dict[str, onnx.TensorProto]) -> bool:
+    """Ultralytics' distribution focal loss is a Conv whose frozen 1 x n x 1 x 1 weight counts 0, 1, 2 ..."""
+    from onnx import numpy_helper
+
+    tensor = weights.get(node.input[1]) if len(node.input) > 1 else None
+    if tensor is None or len(tensor.dims) != 4 or tensor.dims[0] != 1 or tuple(tensor.dims[2:]) != (1, 1):
+        return False
+    return bool(np.array_equal(numpy_helper.to_array(tensor).ravel(), np.arange(tensor.dims[1])))
+
+
+def _last_convs(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """Convolutions that no other convolution follows, the DFL's not counted."""
+    weights = {t.name: t for t in model.graph.initializer}
+    feeds_conv: dict[str, bool] = {}
+    last = []
+    for node in reversed(model.graph.node):  # topologically sorted, so consumers come first
+        conv = node.op_type == "Conv" and not _is_dfl(node, weights)
+        followed = any(feeds_conv.get(output, False) for output in node.output)
+        if conv and not followed:
+            last.append(node)
+        for name in node.input:
+            feeds_conv[name] = feeds_conv.get(name, False) or conv or followed
+    return last
+
+
+def decode_tail(model: onnx.ModelProto) -> list[str]:
+    """Names of every node after the head's last convolutions: boxes to 640 and scores to 1 must not share a scale."""
+    reached = {output for node in _last_convs(model) for output in node.output}
+    tail = []
+    for node in model.graph.node:
+        if any(name in reached for name in node.input):
+            reached.update(node.output)
+            tail.append(node.name)
+    return tail
+
+
+def head_nodes(model: onnx.ModelProto) -> list[str]:
+    """Names of all nodes of the detection head module, found by the name that its last convolutions share.
+
+    Raises :class:`UnavailableError` for a graph whose names don't follow Ultralytics' ``/model.<n>/...``.
+    """
+    matches = [_HEAD_PREFIX.match(node.name) for node in _last_convs(model)]
+    prefixes = {match.group(1) if match else "" for match in matches}
+    if len(prefixes) != 1 or prefixes == {""}:
+        raise UnavailableError("the detection head can't be told apart: its nodes are not named /model.<n>/...")
+    prefix = prefixes.pop()
+    return [node.name for node in model.graph.node if node.name.startswith(prefix)]
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """How the weight of one convolution or matrix product is stored.
+
+    ``dtype``: ONNX's name of the stored type. ``axis``: the quantization axis, ``None`` for one scale a tensor.
+    ``block``: block size along the axis, 0 without. ``input_quantized``: whether its data input is dequantized too.
+    """
+
+    node: str
+    op: str
+    shape: tuple[int, ...]
+    dtype: str
+    axis: int | None
+    block: int
+    scales: int
+    input_quantized: bool
+
+    @property
+    def count(self) -> int:
+        """Number of elements."""
+        return int(np.prod(self.shape))
+
+    @property
+    def bits(self) -> int:
+        """Bits an element as stored."""
+        return _BITS[self.dtype]
+
+    @property
+    def quantized(self) -> bool:
+        """Whether it is stored in eight bits or fewer."""
+        return self.bits <= 8
+
+
+@dataclass(frozen=True, slots=True)
+class Structure:
+    """What is quantized in a graph. ``ops``: op type to number of nodes all of whose float inputs are dequantized."""
+
+    weights: tuple[Weight, ...]
+    ops: dict[str, int]
+    quantize_nodes: int
+    dequantize_nodes: int
+    tail_quantized: tuple[str, ...]
+    input_dtypes: tuple[str, ...]
+
+    @property
+    def weight_bits(self) -> float:
+        """Average bits a weight over all quantized weights, their float32 scales included; 32 if none is quantized."""
+        quantized = [w for w in self.weights if w.quantized]
+        if not quantized:
+            return 32.0
+        return sum(w.count * w.bits + w.scales * 32 for w in quantized) / sum(w.count for w in quantized)
+
+    @property
+    def quantized_fraction(self) -> float:
+        """Share of the convolutions' and matrix products' weight elements that are stored in eight bits or fewer."""
+        total = sum(w.count for w in self.weights)
+        return sum(w.count for w in self.weights if w.quantized) / total if total else 0.0
+
+
+def structure(model: onnx.ModelProto) -> Structure:
+    """Read weights, Q/DQ nodes and what lies in the decode tail from a QDQ graph."""
+    import onnx
+
+    weights = {t.name: t for t in model.graph.initializer}
+    makers = {output: node for node in model.graph.node for output in node.output}
+    type_name = onnx.TensorProto.DataType.Name
+    tail = set(decode_tail(model))
+    found: list[Weight] = []
+    ops: Counter[str] = Counter()
+    in_tail: list[str] = []
+    input_dtypes: set[str] = set()
+    for node in model.graph.node:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear", "Constant"):
+            continue
+        feeds = [makers[name] for name in node.input if name in makers]
+        dequantized = [feed for feed in feeds if feed.op_type == "DequantizeLinear"]
+        data = makers.get(node.input[0]) if node.input else None
+        data_quantized = data is not None and data.op_type == "DequantizeLinear"
+        if dequantized and len(dequantized) == len([f for f in feeds if f.op_type != "Constant"]):
+            ops[node.op_type] += 1
+        if dequantized and node.name in tail and _consumes_quantized(node, tail, makers, weights):
+            in_tail.append(node.name)
+        if node.op_type not in WEIGHTED_OPS or len(node.input) < 2:
+            continue
+        if data_quantized and data is not None and len(data.input) > 2 and data.input[2] in weights:
+            input_dtypes.add(type_name(weights[data.input[2]].data_type))
+        weight = _weight(node, weights, makers, data_quantized)
+        if weight is not None:
+            found.append(weight)
+    kinds = Counter(node.op_type for node in model.graph.node)
+    return Structure(
+        tuple(found),
+        dict(ops),
+        kinds["QuantizeLinear"],
+        kinds["DequantizeLinear"],
+        tuple(in_tail),
+        tuple(sorted(input_dtypes)),
+    )
+
+
+def _consumes_quantized(
+    node: onnx.NodeProto,
+    tail: set[str],
+    makers: dict[str, onnx.NodeProto],
+    weights: dict[str, onnx.TensorProto],
+) -> bool:
+    """Whether a tail node reads a tensor that was quantized inside the tail.
+
+    The first tail nodes may read what the last convolution's own Q/DQ pair gives; that pair belongs to the Conv.
+    """
+    for name in node.input:
+        dq = makers.get(name)
+        if dq is None or dq.op_type != "DequantizeLinear" or dq.input[0] in weights:
+            continue
+        q = makers.get(dq.input[0])
+        origin = makers.get(q.input[0]) if q is not None and q.op_type == "QuantizeLinear" else None
+        if origin is not None and origin.name in tail and origin.op_type not in ("QuantizeLinear", "DequantizeLinear"):
+            return True
+    return False
+
+
+def _weight(
+    node: onnx.NodeProto,
+    weights: dict[str, onnx.TensorProto],
+    makers: dict[str, onnx.NodeProto],
+    data_quantized: bool,
+) -> Weight | None:
+    import onnx
+
+    type_name = onnx.TensorProto.DataType.Name
+    name = node.input[1]
+    if name in weights:
+        tensor = weights[name]
+        if _is_dfl(node, weights):
+            return None
+        return Weight(
+            node.name, node.op_type, tuple(tensor.dims), type_name(tensor.data_type), None, 0, 0, data_quantized
+        )
+    feed = makers.get(name)
+    if feed is None or feed.op_type != "DequantizeLinear" or feed.input[0] not in weights:
+        return None
+    tensor, scale = weights[feed.input[0]], weights.get(feed.input[1])
+    scales = int(np.prod(scale.dims)) if scale is not None else 1
+    attributes = {a.name: a.i for a in feed.attribute}
+    axis = attributes.get("axis", 1) if scales > 1 else None
+    return Weight(
+        node.name,
+        node.op_type,
+        tuple(tensor.dims),
+        type_name(tensor.data_type),
+        axis,
+        attributes.get("block_size", 0),
+        scales,
+        data_quantized,
+    )

@@ -1,0 +1,233 @@
+"""Accuracy: COCO mAP by pycocotools, recall at a deployed threshold, and a paired bootstrap of the drop.
+
+The bootstrap resamples images, not detections: every image's matches, found once by pycocotools, are weighted by how
+often the image was drawn. With all weights one the result equals pycocotools' (tested).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lowbit.datasets import Dataset
+from lowbit.decode import Detections
+
+# Where recall and misses are counted: Ultralytics' default confidence for deployment, and IoU 0.5.
+DEPLOYED_CONFIDENCE = 0.25
+RESAMPLES = 1000
+_RECALL_POINTS = np.linspace(0.0, 1.0, 101)
+
+
+@dataclass(frozen=True, slots=True)
+class Matches:
+    """One category's detections over all images, best first, matched at each of T IoU thresholds.
+
+    ``image``: int64 [D], index of the image. ``true``/``false``: bool [T, D]; neither where the match is ignored
+    (crowd). ``objects``: int64 [I], counted objects an image.
+    """
+
+    image: NDArray[np.int64]
+    true: NDArray[np.bool_]
+    false: NDArray[np.bool_]
+    objects: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """COCO metrics as fractions; NaN-free: a metric without any object is ``None``.
+
+    ``recall``: share of objects found at confidence 0.25 and IoU 0.5; ``miss_rate``: the rest. ``ar``: COCO's AR@100.
+    """
+
+    map: float
+    map50: float
+    map75: float
+    map_small: float | None
+    map_medium: float | None
+    map_large: float | None
+    ar: float
+    recall: float
+    miss_rate: float
+    per_class: dict[str, float]
+    matches: tuple[Matches, ...]
+
+
+def evaluate(dataset: Dataset, detections: Mapping[int, Detections]) -> Accuracy:
+    """Score detections, in each picture's own pixels, keyed by image id, against a data set.
+
+    Raises ``KeyError`` for an image without an entry (an empty entry says that nothing was detected).
+    """
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    rows = [_coco_rows(image.id, detections[image.id], dataset.category_ids) for image in dataset.images]
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
+        truth = COCO()
+        truth.dataset = dataset.coco
+        truth.createIndex()
+        found = truth.loadRes(np.concatenate(rows)) if any(map(len, rows)) else _nothing(truth)
+        scorer = COCOeval(truth, found, "bbox")
+        scorer.evaluate()
+        scorer.accumulate()
+        scorer.summarize()
+    stats = [float(value) for value in scorer.stats]
+    per_category = _mean_where_defined(scorer.eval["precision"][:, :, :, 0, 2])
+    matches = _matches(scorer, len(dataset.images))
+    recall = _deployed_recall(dataset, scorer)
+    return Accuracy(
+        map=max(stats[0], 0.0),
+        map50=max(stats[1], 0.0),
+        map75=max(stats[2], 0.0),
+        map_small=_or_none(stats[3]),
+        map_medium=_or_none(stats[4]),
+        map_large=_or_none(stats[5]),
+        ar=max(stats[8], 0.0),
+        recall=recall,
+        miss_rate=1.0 - recall,
+        per_class={n: v for n, v in zip(dataset.category_names, per_category, strict=True) if v is not None},
+        matches=matches,
+    )
+
+
+def _coco_rows(image_id: int, found: Detections, category_ids: tuple[int, ...]) -> NDArray[np.float64]:
+    """pycocotools' array form: image id, x, y, width, height, score, category id; float64 [n, 7]."""
+    rows = np.empty((len(found), 7))
+    rows[:, 0] = image_id
+    rows[:, 1:3] = found.boxes[:, :2]
+    rows[:, 3:5] = found.boxes[:, 2:] - found.boxes[:, :2]
+    rows[:, 5] = found.scores
+    rows[:, 6] = np.asarray(category_ids)[found.classes]
+    return rows
+
+
+def _nothing(truth: Any) -> Any:
+    """pycocotools' loadRes cannot take an empty result; a detector that sees nothing must still be scored."""
+    from pycocotools.coco import COCO
+
+    empty = COCO()
+    empty.dataset = {**truth.dataset, "annotations": []}
+    empty.createIndex()
+    return empty
+
+
+def _mean_where_defined(precision: NDArray[np.float64]) -> list[float | None]:
+    """AP of each category from precision [T, R, K]; None where a category has no object (marked -1)."""
+    return [float(p.mean()) if (p > -1).all() else None for p in np.moveaxis(precision, 2, 0)]
+
+
+def _or_none(value: float) -> float | None:
+    return None if value < 0 else value
+
+
+def _matches(scorer: Any, images: int) -> tuple[Matches, ...]:
+    params = scorer.params
+    areas, cap, levels = len(params.areaRng), params.maxDets[-1], len(params.iouThrs)
+    out = []
+    for k in range(len(params.catIds)):
+        at = k * areas * images
+        scores, owner, true, false = [], [], [], []
+        objects = np.zeros(images, np.int64)
+        for i, result in enumerate(scorer.evalImgs[at : at + images]):
+            if result is None:
+                continue
+            objects[i] = np.count_nonzero(np.asarray(result["gtIgnore"]) == 0)
+            count = len(result["dtScores"][:cap])
+            hit = np.asarray(result["dtMatches"]).reshape(levels, -1)[:, :count] > 0
+            skip = np.asarray(result["dtIgnore"]).reshape(levels, -1)[:, :count].astype(bool)
+            scores.append(np.asarray(result["dtScores"][:cap], float))
+            owner.append(np.full(count, i, np.int64))
+            true.append(hit & ~skip)
+            false.append(~hit & ~skip)
+        if not objects.any():
+            continue  # COCO leaves categories without objects out of the mean
+        order = np.argsort(-np.concatenate(scores), kind="mergesort")
+        out.append(
+            Matches(
+                np.concatenate(owner)[order],
+                np.concatenate(true, 1)[:, order],
+                np.concatenate(false, 1)[:, order],
+                objects,
+            )
+        )
+    return tuple(out)
+
+
+def _deployed_recall(dataset: Dataset, scorer: Any) -> float:
+    """Share of counted objects that a detection of at least the deployed confidence matches at IoU 0.5."""
+    areas, images = len(scorer.params.areaRng), len(dataset.images)
+    found = total = 0
+    for k in range(len(scorer.params.catIds)):
+        for result in scorer.evalImgs[k * areas * images : k * areas * images + images]:
+            if result is None:
+                continue
+            counted = np.asarray(result["gtIgnore"]) == 0
+            total += int(counted.sum())
+            score_of = dict(zip(result["dtIds"], result["dtScores"], strict=True))
+            matched = np.asarray(result["gtMatches"])[0]
+            found += sum(
+                1
+                for match, count in zip(matched, counted, strict=True)
+                if count and match > 0 and score_of[int(match)] >= DEPLOYED_CONFIDENCE
+            )
+    return found / total if total else 0.0
+
+
+def resampled_map(matches: tuple[Matches, ...], weights: NDArray[np.int64]) -> NDArray[np.float64]:
+    """mAP@[.5:.95] under each row of image weights, int [R, I]; float64 [R], NaN where no object was drawn.
+
+    COCO's definition: precision made monotone from the right, sampled at 101 recalls, averaged over IoU thresholds and
+    over the categories that have objects in the draw.
+    """
+    from scipy.sparse import csr_array
+
+    draws, images = weights.shape
+    by_image = np.ascontiguousarray(weights.T, dtype=np.float64)
+    total = np.zeros(draws)
+    categories = np.zeros(draws)
+    for match in matches:
+        objects = weights @ match.objects
+        present = objects > 0
+        sum_of_levels = np.zeros(draws)
+        for true, false in zip(match.true, match.false, strict=True):
+            at = np.flatnonzero(true)
+            if not len(at):
+                continue
+            # Row p: how many false positives of each image rank between true positive p - 1 and p.
+            wrong = np.flatnonzero(false[: at[-1]])
+            segment = np.searchsorted(at, wrong)
+            shape = (len(at), images)
+            between = csr_array((np.ones(len(wrong)), (segment, match.image[wrong])), shape=shape)
+            false_sum = np.cumsum(between @ by_image, 0)
+            true_sum = np.cumsum(by_image[match.image[at]], 0)
+            recall = true_sum / np.maximum(objects, 1)
+            precision = true_sum / np.maximum(true_sum + false_sum, np.finfo(float).eps)
+            envelope = np.maximum.accumulate(precision[::-1], 0)[::-1]
+            reached = np.searchsorted(_RECALL_POINTS, recall.ravel(), side="right").reshape(recall.shape)
+            steps = np.diff(reached, axis=0, prepend=0)
+            sum_of_levels += (steps * envelope).sum(0) / len(_RECALL_POINTS)
+        total += np.where(present, sum_of_levels / len(match.true), 0.0)
+        categories += present
+    with np.errstate(invalid="ignore"):
+        return np.asarray(total / np.where(categories > 0, categories, np.nan))
+
+
+def drop_interval(
+    reference: Accuracy, quantized: Accuracy, images: int, *, confidence: float = 0.95, seed: int = 0
+) -> tuple[float, float]:
+    """The interval of ``reference.map - quantized.map`` by a paired percentile bootstrap over images.
+
+    Both detectors are scored on the same draws (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, ch. 13).
+    Seeded: the same inputs give the same interval.
+    """
+    rng = np.random.default_rng(seed)
+    weights = rng.multinomial(images, np.full(images, 1 / images), RESAMPLES)
+    drops = resampled_map(reference.matches, weights) - resampled_map(quantized.matches, weights)
+    tail = (1 - confidence) / 2 * 100
+    low, high = np.nanpercentile(drops, [tail, 100 - tail])
+    return float(low), float(high)

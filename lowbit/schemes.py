@@ -1,0 +1,102 @@
+"""How a detector is quantized: the catalogue of schemes and the grammar of their ids.
+
+A new scheme is one entry of :data:`CATALOGUE`. Ids are ``<precision>-<tool>[-<method>][-<option>...]`` in lower case,
+unique, and fixed once published, because people type them after ``-k``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from lowbit.errors import InputError
+
+_GRAMMAR = re.compile(
+    r"(?:fp32|fp16|int8|fp8|w\d+a\d+|mixed)(?:-(?:modelopt|ort|brevitas|inc|nncf)(?:-[a-z0-9.]+)*)?", re.ASCII
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Scheme:
+    """One way to make an artifact.
+
+    ``tool`` names a module of :mod:`lowbit.quantizers`; ``settings`` are that tool's options (JSON-able) and enter the
+    artifact's key; ``precision`` decides thresholds and capability; ``summary`` is one line for tables.
+    """
+
+    id: str
+    precision: str
+    tool: str
+    summary: str
+    settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        if not _GRAMMAR.fullmatch(self.id):
+            raise ValueError(f"scheme id {self.id!r} is not <precision>-<tool>[-<method>][-<option>...]")
+        if self.id.split("-")[0] != self.precision:
+            raise ValueError(f"scheme {self.id!r} says {self.precision!r} as its precision")
+
+    @property
+    def quantized(self) -> bool:
+        """Whether this is anything but the float reference."""
+        return self.precision not in ("fp32", "fp16")
+
+
+def _catalogue(*schemes: Scheme) -> Mapping[str, Scheme]:
+    by_id = {scheme.id: scheme for scheme in schemes}
+    if len(by_id) != len(schemes):
+        raise ValueError("two schemes share an id")
+    return MappingProxyType(by_id)
+
+
+CATALOGUE = _catalogue(
+    Scheme("fp32", "fp32", "export", "the detector's own float export: the reference of every comparison"),
+    Scheme(
+        "int8-modelopt-max",
+        "int8",
+        "modelopt",
+        "ModelOpt ONNX PTQ, symmetric INT8, max calibration; laid out for TensorRT",
+        {"mode": "int8", "calibration_method": "max"},
+    ),
+    Scheme(
+        "int8-modelopt-entropy",
+        "int8",
+        "modelopt",
+        "ModelOpt ONNX PTQ, symmetric INT8, entropy calibration; laid out for TensorRT",
+        {"mode": "int8", "calibration_method": "entropy"},
+    ),
+    Scheme(
+        "int8-modelopt-entropy-headfp",
+        "int8",
+        "modelopt",
+        "the same with the whole detection head kept in float",
+        {"mode": "int8", "calibration_method": "entropy", "float_head": True},
+    ),
+    Scheme(
+        "int8-ort-minmax",
+        "int8",
+        "ort",
+        "ONNX Runtime static PTQ, U8 activations, S8 per-channel weights, min-max; laid out for CPU",
+        {"calibration_method": "minmax"},
+    ),
+    Scheme(
+        "int8-ort-entropy",
+        "int8",
+        "ort",
+        "ONNX Runtime static PTQ, U8 activations, S8 per-channel weights, entropy; laid out for CPU",
+        {"calibration_method": "entropy"},
+    ),
+)
+
+
+def find(scheme_id: str) -> Scheme:
+    """The scheme of an id. Raises :class:`InputError` that names the nearest ids."""
+    try:
+        return CATALOGUE[scheme_id]
+    except KeyError:
+        near = difflib.get_close_matches(scheme_id, CATALOGUE, n=3, cutoff=0.4) or list(CATALOGUE)
+        raise InputError(f"there is no scheme {scheme_id!r}. Nearest: {', '.join(near)}.") from None
