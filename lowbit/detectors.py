@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from lowbit import files
 from lowbit.datasets import CalibrationSet, Dataset, load_calibration, load_coco
 from lowbit.decode import HeadContract, HeadKind
-from lowbit.errors import InputError, UnavailableError
+from lowbit.errors import InputError, LowbitError, UnavailableError
 
 if TYPE_CHECKING:
     import torch
@@ -82,7 +82,7 @@ class Detector:
             raise UnavailableError(f"{self.name}: is an ONNX file; torch-side schemes need a checkpoint.")
         from ultralytics.nn.tasks import DetectionModel
 
-        model = DetectionModel(self.architecture, nc=self.class_count, verbose=False)
+        model: torch.nn.Module = DetectionModel(self.architecture, nc=self.class_count, verbose=False)
         state = load_state(self.weights, trust=self.trust)
         try:
             model.load_state_dict(state, strict=True)
@@ -103,9 +103,10 @@ class Detector:
 
             onnx.save(graph.load(self.onnx), str(path))
             return
-        model: Any = self.torch_module().fuse(verbose=False)
+        model: Any = self.torch_module()
         last = model.model[-1]
-        last.end2end = True
+        last.end2end = True  # before fusing, which drops the head that is not used
+        model.fuse(verbose=False)
         last.export = head is HeadKind.END2END
         last.format = "onnx"
         network = model if head is HeadKind.END2END else _RawHead(model)
@@ -122,13 +123,16 @@ class Detector:
                 dynamo=False,
             )
         exported = onnx.load(str(path))
-        shape = [d.dim_value for d in exported.graph.output[0].type.tensor_type.shape.dim]
+        dims = exported.graph.output[0].type.tensor_type.shape.dim
         expected = self.contract(head).output_shape
-        if tuple(shape) != expected:
-            # The tracer can lose a static shape behind TopK; consumers rely on it.
-            for dim, value in zip(exported.graph.output[0].type.tensor_type.shape.dim, expected, strict=True):
-                dim.ClearField("dim_param")
-                dim.dim_value = value
+        with torch.inference_mode():
+            shape = tuple(network(example).shape)
+        if shape != expected or len(dims) != len(expected):
+            raise LowbitError(f"{self.name}: the export gives {shape} where a {head} head gives {expected}.")
+        for dim, value in zip(dims, expected, strict=True):
+            # The tracer can lose a static size behind TopK; consumers rely on it.
+            dim.Clear()
+            dim.dim_value = value
         onnx.checker.check_model(exported)
         onnx.save(exported, str(path))
 
@@ -174,10 +178,10 @@ def load_state(path: Path, *, trust: bool = False) -> dict[str, torch.Tensor]:
                 "trust its origin, say --trust-checkpoint, or convert it to safetensors."
             )
         loaded: Any = torch.load(path, map_location="cpu", weights_only=False)
-        module = (loaded.get("ema") or loaded.get("model")) if isinstance(loaded, dict) else loaded
-        state = module.state_dict() if hasattr(module, "state_dict") else module
-        if not isinstance(state, dict):
+        module: Any = (loaded.get("ema") or loaded.get("model")) if isinstance(loaded, dict) else loaded
+        if not hasattr(module, "state_dict"):
             raise InputError(f"{path}: holds no model, but a {type(module).__name__}.")
+        state = module.state_dict()
     return {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
 
 

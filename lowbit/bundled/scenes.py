@@ -10,14 +10,14 @@ The three splits draw from disjoint seed ranges, so no image of one is an image 
 
 from __future__ import annotations
 
-import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+from lowbit import files
 
 CLASSES = (
     "circle",
@@ -161,8 +161,8 @@ def _clutter(canvas: NDArray[np.float32], rng: np.random.Generator) -> None:
 def draw(seed: int) -> Scene:
     """Draw the scene of ``seed``.
 
-    Boxes surround the visible part of an object; objects of which less than 35 % is visible are painted and not
-    labelled as long as less than 10 % shows, and labelled otherwise never: they are not placed at all.
+    Boxes surround the visible part of an object. A new object is placed only where it leaves at least 35 % of every
+    earlier one in sight, so every painted object is labelled.
     """
     rng = np.random.default_rng(seed)
     base = rng.uniform(25, 230, 3).astype(np.float32)
@@ -171,7 +171,7 @@ def draw(seed: int) -> Scene:
     count = int(rng.integers(3, 15))
     # Largest first, so that small ones are not buried; log-uniform sizes, so that every scale has its share.
     extents = np.sort(np.exp(rng.uniform(np.log(MIN_OBJECT), np.log(MAX_OBJECT), count)))[::-1]
-    masks: list[NDArray[np.uint8]] = []
+    masks: list[NDArray[np.bool_]] = []
     full: list[float] = []
     labels: list[int] = []
     for extent in extents:
@@ -212,18 +212,15 @@ def write_split(folder: Path, split: str, count: int) -> Path:
     """
     first = SPLIT_SEEDS[split]
     target = folder / f"instances_{split}.json"
-    pictures = folder / split
-    pictures.mkdir(parents=True, exist_ok=True)
-    images, annotations = [], []
+    images: list[dict[str, object]] = []
+    annotations: list[dict[str, object]] = []
     for index in range(count):
         scene = draw(first + index)
         name = f"{split}/{index:06d}.png"
         ok, data = cv2.imencode(".png", scene.image, [cv2.IMWRITE_PNG_COMPRESSION, 1])
         if not ok:
             raise RuntimeError(f"OpenCV could not encode {name} as PNG")
-        partial = folder / f"{name}.{os.getpid()}.partial"
-        partial.write_bytes(data.tobytes())
-        os.replace(partial, folder / name)
+        files.write_atomic(folder / name, data.tobytes())
         images.append({"id": index + 1, "file_name": name, "width": SIZE, "height": SIZE})
         for box, label in zip(scene.boxes.tolist(), scene.classes.tolist(), strict=True):
             x1, y1, x2, y2 = box
@@ -238,8 +235,5 @@ def write_split(folder: Path, split: str, count: int) -> Path:
                 }
             )
     categories = [{"id": i + 1, "name": name} for i, name in enumerate(CLASSES)]
-    text = json.dumps({"images": images, "annotations": annotations, "categories": categories})
-    partial = target.with_suffix(f".{os.getpid()}.partial")
-    partial.write_text(text)
-    os.replace(partial, target)
+    files.write_json(target, {"images": images, "annotations": annotations, "categories": categories})
     return target

@@ -1,0 +1,32 @@
+# The same tasks as pixi.toml's, for people without pixi. The first use makes .venv and installs pinned packages.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python -m
+# DETECTOR=yolov10n, or ARGS="--detector my.onnx --dataset my/instances.json --calibration my/list.txt"
+ARGS ?=
+DETECTORS := $(foreach name,$(DETECTOR),--detector $(name))
+
+.PHONY: gate test bench lint clean
+
+gate: $(VENV)/.installed
+	$(RUN) pytest tests/test_accuracy.py tests/test_artifact.py tests/test_latency.py $(DETECTORS) $(ARGS)
+
+test: $(VENV)/.installed
+	$(RUN) pytest $(DETECTORS) $(ARGS)
+
+bench: $(VENV)/.installed
+	$(RUN) pytest -m latency --benchmark-autosave $(DETECTORS) $(ARGS)
+
+lint: $(VENV)/.installed
+	$(RUN) ruff format --check .
+	$(RUN) ruff check .
+	$(RUN) mypy
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if v in ((3, 11), (3, 12)) else f"lowbit needs Python 3.11 or 3.12, $(PYTHON) is {v[0]}.{v[1]}. Say which: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) .lowbit runs

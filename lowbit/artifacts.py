@@ -1,0 +1,365 @@
+"""The artifact store: every artifact under a key of all that shapes it, built once, locked, written atomically.
+
+Layout: ``<root>/artifacts/<key>/{model.onnx, manifest.json, build.log}``; ``locks/`` and ``partial/`` beside it. A build
+happens in a process of its own in ``partial/``, and a finished folder is moved into place by one rename, so whoever
+reads the store sees whole artifacts only. A build that was interrupted leaves nothing but its partial folder, which the
+next build of that key removes.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from lowbit import files
+from lowbit.errors import BuildError, InputError, LowbitError, StoreError, UnavailableError
+
+STORE_VARIABLE = "LOWBIT_STORE"
+# Bump when lowbit itself builds the same settings differently.
+BUILD_VERSION = 1
+DEFAULT_TIMEOUT = 3600.0
+MODEL, MANIFEST, LOG = "model.onnx", "manifest.json", "build.log"
+_LOG_LINES = 25
+_MIN_FREE_BYTES = 200 * 2**20
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class BuildRequest:
+    """All that shapes an artifact. ``settings`` must be JSON-able.
+
+    ``source``: the FP32 ONNX to quantize, or the checkpoint for tool ``export``. ``identity`` describes it by content.
+    ``calibration``: list of pictures, ``calibration_digest`` their content; empty for tools that need none.
+    """
+
+    tool: str
+    scheme: str
+    settings: dict[str, Any]
+    source: Path
+    identity: dict[str, Any]
+    size: int
+    calibration: tuple[Path, ...] = ()
+    calibration_digest: str | None = None
+    packages: tuple[str, ...] = ()
+
+    def ingredients(self) -> dict[str, Any]:
+        """What the key is made of, and what the manifest says."""
+        from lowbit.imaging import PREPROCESSING
+
+        return {
+            "build_version": BUILD_VERSION,
+            "scheme": self.scheme,
+            "tool": self.tool,
+            "settings": self.settings,
+            "source": self.identity,
+            "size": self.size,
+            "calibration": self.calibration_digest,
+            "preprocessing": PREPROCESSING if self.calibration else None,
+            "tool_versions": {name: version(name) for name in self.packages},
+        }
+
+    @property
+    def key(self) -> str:
+        """SHA-256 of the ingredients, shortened to 40 hexadecimal digits."""
+        return files.digest(self.ingredients())[:40]
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A finished artifact: its file, its hash and its manifest."""
+
+    path: Path
+    sha256: str
+    manifest: dict[str, Any]
+    built: bool
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of the ONNX file in bytes."""
+        return self.path.stat().st_size
+
+    @property
+    def log(self) -> Path:
+        """The log of the build."""
+        return self.path.parent / LOG
+
+
+def version(package: str) -> str | None:
+    """The installed version of a package, or None."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def default_root() -> Path:
+    """``$LOWBIT_STORE``, or ``.lowbit/store`` in the working directory."""
+    return Path(os.environ.get(STORE_VARIABLE) or ".lowbit/store").expanduser().resolve()
+
+
+class Store:
+    """A folder of artifacts. Safe for several processes at once."""
+
+    def __init__(self, root: Path, *, timeout: float = DEFAULT_TIMEOUT, progress: Progress | None = None) -> None:
+        """``timeout``: seconds that one build may take. ``progress`` is told what is going on, a line at a time."""
+        self.root = root
+        self.timeout = timeout
+        self._progress = progress or (lambda _: None)
+
+    @property
+    def data(self) -> Path:
+        """Where drawn data sets are kept."""
+        return self.root / "data"
+
+    def check(self) -> None:
+        """Raise :class:`StoreError` unless the store can be written and its disk has 200 MiB free."""
+        probe = self.root / f".probe-{os.getpid()}"
+        files.write_atomic(probe, b"lowbit")
+        probe.unlink(missing_ok=True)
+        free = shutil.disk_usage(self.root).free
+        if free < _MIN_FREE_BYTES:
+            raise StoreError(
+                f"{self.root}: only {free // 2**20} MiB are free and artifacts need about {_MIN_FREE_BYTES // 2**20}. "
+                f"Free some space or point ${STORE_VARIABLE} (or --store) to another disk."
+            )
+
+    def get(self, request: BuildRequest) -> Artifact:
+        """The artifact of a request, built now if the store does not hold it whole.
+
+        Raises :class:`BuildError` with the log's end if the build fails, whatever way it does, :class:`StoreError` if
+        the store can't be written, and what the tool says of bad input.
+        """
+        final = self._final(request.key)
+        artifact = _read(final)
+        if artifact is not None:
+            return artifact
+        with self._lock(request.key):
+            artifact = _read(final)  # another process may have built it while we waited
+            if artifact is not None:
+                return artifact
+            if final.exists():
+                self._progress(f"{request.scheme}: the artifact in {final} is damaged; building it again")
+            return self._build(request, final)
+
+    def _final(self, key: str) -> Path:
+        return self.root / "artifacts" / key
+
+    def _lock(self, key: str) -> FileLock:
+        path = self.root / "locks" / f"{key}.lock"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(path)
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                self._progress(f"waiting for another process that builds {key[:12]}")
+                lock.acquire(timeout=self.timeout)
+        except Timeout as error:
+            raise StoreError(f"{path}: another process has held this lock for {self.timeout:.0f} s.") from error
+        except OSError as error:
+            raise StoreError(
+                f"{path}: cannot be locked ({error.strerror or error}). Make the store writable or choose another with --store."
+            ) from error
+        return lock
+
+    def _build(self, request: BuildRequest, final: Path) -> Artifact:
+        partial = self.root / "partial" / request.key
+        try:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+        except OSError as error:
+            raise StoreError(f"{partial}: cannot be made ({error.strerror}). Make the store writable.") from error
+        self._progress(
+            f"{request.scheme}: building with {request.tool} ({len(request.calibration)} calibration images)"
+        )
+        started = time.time()
+        clock = time.monotonic()
+        try:
+            outcome = _run_worker(request, partial, self.timeout, self._progress)
+            model = partial / MODEL
+            if not model.is_file():
+                raise BuildError(f"{request.scheme}: {request.tool} ended well but wrote no {MODEL}.")
+            manifest = {
+                **request.ingredients(),
+                "key": request.key,
+                "sha256": files.sha256(model),
+                "bytes": model.stat().st_size,
+                "source_path": str(request.source),
+                "calibration_images": len(request.calibration),
+                "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
+                "seconds": round(time.monotonic() - clock, 3),
+                "peak_rss_bytes": outcome["peak_rss_bytes"],
+                "python": sys.version.split()[0],
+                "log": LOG,
+                **outcome["info"],
+            }
+            files.write_json(partial / MANIFEST, manifest)
+            self._publish(partial, final)
+        except BuildError:
+            self._keep_log(partial, request.key)
+            raise
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        self._progress(f"{request.scheme}: built in {manifest['seconds']:.0f} s")
+        return Artifact(final / MODEL, manifest["sha256"], manifest, built=True)
+
+    def _publish(self, partial: Path, final: Path) -> None:
+        try:
+            final.parent.mkdir(parents=True, exist_ok=True)
+            if final.is_symlink():
+                final.unlink()
+            elif final.exists():
+                aside = self.root / "partial" / f"damaged-{final.name}-{os.getpid()}"
+                final.rename(aside)
+                shutil.rmtree(aside, ignore_errors=True)
+            partial.rename(final)
+        except OSError as error:
+            raise StoreError(
+                f"{final}: cannot be written ({error.strerror}). Free some space or use --store."
+            ) from error
+
+    def _keep_log(self, partial: Path, key: str) -> None:
+        log = partial / LOG
+        if log.is_file():
+            kept = self.root / "failed" / f"{key}.log"
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            log.replace(kept)
+
+
+def _read(folder: Path) -> Artifact | None:
+    """A whole artifact, or None if any part is missing, unreadable or not what the manifest says."""
+    if folder.is_symlink():
+        return None  # nothing that lowbit made; a link could point anywhere
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        model = folder / MODEL
+        if model.is_symlink() or files.sha256(model) != manifest["sha256"] or manifest["key"] != folder.name:
+            return None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return Artifact(model, manifest["sha256"], manifest, built=False)
+
+
+def _run_worker(request: BuildRequest, folder: Path, timeout: float, progress: Progress) -> dict[str, Any]:
+    """Run the build in a process of its own; its crash, kill or hang is an exception here and nothing worse."""
+    files.write_json(
+        folder / "request.json",
+        {
+            "tool": request.tool,
+            "scheme": request.scheme,
+            "settings": request.settings,
+            "source": str(request.source),
+            "identity": request.identity,
+            "size": request.size,
+            "calibration": [str(path) for path in request.calibration],
+        },
+    )
+    log = folder / LOG
+    environment = {
+        **os.environ,
+        "PYTHONHASHSEED": "0",  # tools iterate over sets of node names; the same input must give the same bytes
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]).rstrip(
+            os.pathsep
+        ),
+    }
+    command = [sys.executable, "-m", "lowbit.quantizers", str(folder)]
+    with log.open("wb") as stream:
+        process = subprocess.Popen(
+            command,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            env=environment,
+            start_new_session=True,
+        )
+        try:
+            _watch(process, folder, timeout, progress, request.scheme)
+        except BaseException:
+            _stop(process)
+            raise
+    outcome_file = folder / "outcome.json"
+    outcome: dict[str, Any] = {}
+    if outcome_file.is_file():
+        outcome = json.loads(outcome_file.read_text(encoding="utf-8"))
+    if process.returncode == 0 and outcome.get("status") == "built":
+        for name in ("request.json", "outcome.json", "progress"):
+            (folder / name).unlink(missing_ok=True)
+        return outcome
+    kinds: dict[str, type[LowbitError]] = {"InputError": InputError, "UnavailableError": UnavailableError}
+    if outcome.get("kind") in kinds:
+        raise kinds[outcome["kind"]](outcome["message"])
+    raise BuildError(
+        f"{request.scheme}: {request.tool} {_ending(process.returncode)}"
+        + (f": {outcome['message']}" if "message" in outcome else "")
+        + f"\nThe log ends:\n{tail(log)}"
+    )
+
+
+def _watch(process: subprocess.Popen[bytes], folder: Path, timeout: float, progress: Progress, scheme: str) -> None:
+    deadline = time.monotonic() + timeout
+    said, last = "", time.monotonic()
+    while True:
+        try:
+            process.wait(timeout=0.2)
+            return
+        except subprocess.TimeoutExpired:
+            pass
+        now = time.monotonic()
+        if now > deadline:
+            raise BuildError(
+                f"{scheme}: the build took longer than {timeout:.0f} s and was stopped. Allow more with --build-timeout."
+                f"\nThe log ends:\n{tail(folder / LOG)}"
+            )
+        if now - last > 2:
+            last = now
+            try:
+                text = (folder / "progress").read_text(encoding="utf-8")
+            except OSError:
+                continue
+            if text != said:
+                said = text
+                progress(f"{scheme}: {text}")
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """End a build and everything that it started."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, number)
+        except ProcessLookupError:
+            break
+        try:
+            process.wait(timeout=3)
+        except subprocess.TimeoutExpired:
+            continue
+    process.wait()
+
+
+def _ending(code: int) -> str:
+    if code < 0:
+        name = signal.Signals(-code).name if -code in {s.value for s in signal.Signals} else str(-code)
+        hint = " (often the kernel's answer to too little memory)" if -code == signal.SIGKILL else ""
+        return f"was ended by {name}{hint}"
+    return f"failed (exit status {code})"
+
+
+def tail(log: Path) -> str:
+    """The last lines of a log."""
+    try:
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return "(no log)"
+    return "\n".join(line[:400] for line in lines[-_LOG_LINES:])

@@ -1,0 +1,90 @@
+"""Timing: percentiles of one session, and a speed-up as a ratio of interleaved runs."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+WARM_UP = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Latency of one session at batch 1. Times in seconds, ``throughput`` in images a second."""
+
+    p50: float
+    p90: float
+    p95: float
+    p99: float
+    mean: float
+    rounds: int
+    throughput: float
+
+
+@dataclass(frozen=True, slots=True)
+class Speedup:
+    """Median over the pairs of reference time divided by candidate time, with its 95 % interval."""
+
+    ratio: float
+    low: float
+    high: float
+    pairs: int
+
+
+def summarize(seconds: NDArray[np.float64] | list[float]) -> Timing:
+    """Percentiles (linear interpolation) of single-run times in seconds. Raises ``ValueError`` for no times."""
+    times = np.asarray(seconds, float)
+    if not times.size:
+        raise ValueError("no times were measured")
+    p50, p90, p95, p99 = (float(v) for v in np.percentile(times, [50, 90, 95, 99]))
+    mean = float(times.mean())
+    return Timing(p50, p90, p95, p99, mean, len(times), 1 / mean)
+
+
+def interleave(
+    reference: Callable[[], Any], candidate: Callable[[], Any], *, pairs: int, seed: int = 0
+) -> tuple[Speedup, NDArray[np.float64], NDArray[np.float64]]:
+    """Run A B, B A, A B ... and compare within pairs, so that a drifting clock or neighbour hits both alike.
+
+    Returns the speed-up, with a bootstrap interval of the median of the pairs' ratios, and both lists of seconds.
+    """
+    for _ in range(WARM_UP):
+        reference()
+        candidate()
+    times = np.empty((pairs, 2))
+    for pair in range(pairs):
+        for which in (0, 1) if pair % 2 == 0 else (1, 0):
+            start = time.perf_counter()
+            (reference, candidate)[which]()
+            times[pair, which] = time.perf_counter() - start
+    ratios = times[:, 0] / times[:, 1]
+    draws = np.random.default_rng(seed).integers(0, pairs, (2000, pairs))
+    low, high = np.percentile(np.median(ratios[draws], axis=1), [2.5, 97.5])
+    speedup = Speedup(float(np.median(ratios)), float(low), float(high), pairs)
+    return speedup, times[:, 0].copy(), times[:, 1].copy()
+
+
+def host() -> str:
+    """A name for the machine's hardware (not its host name): what timings may be compared within."""
+    from lowbit.runtime import available_cores, gpu
+
+    device = gpu()
+    return f"{cpu_name()}, {available_cores()} threads" + (f", {device['name']}" if device else "")
+
+
+def cpu_name() -> str:
+    """The processor's model name."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            for line in lines:
+                if line.startswith("model name"):
+                    return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

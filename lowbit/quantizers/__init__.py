@@ -1,0 +1,77 @@
+"""One module a tool, each with ``PACKAGES`` (what shapes its output) and one ``build(job)``.
+
+``build`` writes ``job.output`` and returns what the manifest should know beyond the settings. It runs in a process of
+its own (``python -m lowbit.quantizers FOLDER``); it may print, crash and take memory as it likes.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lowbit.datasets import CalibrationSet
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one build gets. ``source``: FP32 ONNX or checkpoint; ``output``: the ONNX file to write."""
+
+    scheme: str
+    settings: dict[str, Any]
+    source: Path
+    identity: dict[str, Any]
+    size: int
+    calibration: CalibrationSet
+    output: Path
+    progress: Callable[[str], None]
+
+
+class CalibrationReader:
+    """The calibration reader of ONNX Runtime's quantizer and of ModelOpt: one picture at a time, nothing kept."""
+
+    def __init__(self, job: Job, input_name: str) -> None:
+        self._job = job
+        self._input = input_name
+        self.set_range(0, len(self))
+
+    def __len__(self) -> int:
+        return len(self._job.calibration.paths)
+
+    def set_range(self, start_index: int, end_index: int) -> None:
+        """Read pictures ``start_index`` up to but not including ``end_index`` next."""
+        paths = self._job.calibration.paths[start_index:end_index]
+        self._stream: Iterator[NDArray[np.float32]] = CalibrationSet(self._job.calibration.source, paths).batches(
+            self._job.size
+        )
+        self._done = start_index
+
+    def get_next(self) -> dict[str, NDArray[np.float32]] | None:
+        """The next input, ``{name: float32 [1, 3, size, size]}``, or None at the end."""
+        batch = next(self._stream, None)
+        if batch is None:
+            return None
+        self._done += 1
+        self._job.progress(f"calibrating, image {self._done} of {len(self)}")
+        return {self._input: batch}
+
+    def get_first(self) -> dict[str, NDArray[np.float32]]:
+        """The first input, without moving on (ModelOpt probes shapes with it)."""
+        return {self._input: next(self._job.calibration.batches(self._job.size))}
+
+    def rewind(self) -> None:
+        """Start again from the first picture."""
+        self.set_range(0, len(self))
+
+
+def tool(name: str) -> Any:
+    """The module of a tool: one of this package, or anybody's by its dotted name.
+
+    Raises ``ImportError`` for an unknown tool or one whose packages are missing.
+    """
+    return importlib.import_module(name if "." in name else f"lowbit.quantizers.{name}")

@@ -1,0 +1,51 @@
+"""The build process: reads ``FOLDER/request.json``, writes ``FOLDER/model.onnx`` and ``FOLDER/outcome.json``."""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+from lowbit import files
+from lowbit.datasets import CalibrationSet
+from lowbit.errors import LowbitError
+from lowbit.quantizers import Job, tool
+
+
+def main() -> int:
+    """Run one build. Exit status 0 with an artifact, 1 without."""
+    folder = Path(sys.argv[1])
+    request = json.loads((folder / "request.json").read_text(encoding="utf-8"))
+    job = Job(
+        scheme=request["scheme"],
+        settings=request["settings"],
+        source=Path(request["source"]),
+        identity=request["identity"],
+        size=request["size"],
+        calibration=CalibrationSet(folder / "request.json", tuple(map(Path, request["calibration"]))),
+        output=folder / "model.onnx",
+        progress=lambda text: _say(folder / "progress", text),
+    )
+    outcome: dict[str, Any]
+    try:
+        info = tool(request["tool"]).build(job)
+        outcome = {"status": "built", "info": info or {}}
+    except Exception as error:
+        traceback.print_exc()
+        kind = type(error).__name__ if isinstance(error, LowbitError) else "BuildError"
+        outcome = {"status": "failed", "kind": kind, "message": f"{error}" or type(error).__name__}
+    # Kibibytes on Linux: getrusage(2).
+    outcome["peak_rss_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    files.write_json(folder / "outcome.json", outcome)
+    return 0 if outcome["status"] == "built" else 1
+
+
+def _say(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,19 @@
+"""The float reference: a detector's own FP32 export."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lowbit import detectors
+from lowbit.decode import HeadKind
+from lowbit.quantizers import Job
+
+PACKAGES = ("torch", "ultralytics", "onnx")
+
+
+def build(job: Job) -> dict[str, Any]:
+    """Export ``settings["detector"]`` with the head ``settings["head"]``."""
+    detector = detectors.find(job.settings["detector"], trust=job.settings["trust"])
+    job.progress("exporting")
+    detector.export(job.output, HeadKind(job.settings["head"]))
+    return {}

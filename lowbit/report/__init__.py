@@ -1,0 +1,1 @@
+"""Reports; they read results.json and nothing else."""

@@ -1,0 +1,125 @@
+"""summary.md: one table a detector and a sentence that recommends a scheme, fit for a pull request comment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+
+from lowbit.gate import points
+from lowbit.results import Entry, Results, Status
+
+_VERDICTS = {
+    Status.PASSED: "passed",
+    Status.FAILED: "**FAILED**",
+    Status.INCONCLUSIVE: "inconclusive",
+    Status.SKIPPED: "skipped",
+    Status.ERROR: "**ERROR**",
+}
+
+
+def markdown(results: Results) -> str:
+    """The whole summary."""
+    lines = [f"# lowbit run {results.run_id}", ""]
+    keyed = sorted(results.entries, key=lambda e: (e.detector, e.provider != "cpu", e.provider))
+    for (detector, provider), group in groupby(keyed, key=lambda e: (e.detector, e.provider)):
+        entries = list(group)
+        measured = [e for e in entries if e.status is not Status.SKIPPED]
+        if not measured:
+            continue
+        lines += _section(detector, provider, measured)
+    lines += _skips(results.entries)
+    cpu = results.environment.get("cpu", {})
+    packages = results.environment.get("packages", {})
+    lines += [
+        f"{results.started}, {cpu.get('name')}, {cpu.get('cores')} cores, Python {results.environment.get('python')}, "
+        f"onnxruntime-gpu {packages.get('onnxruntime-gpu')}, nvidia-modelopt {packages.get('nvidia-modelopt')}.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _section(detector: str, provider: str, entries: Sequence[Entry]) -> list[str]:
+    first = next((e for e in entries if e.images), None)
+    on = f", {first.images} images of {first.dataset}" if first else ""
+    lines = [
+        f"## {_escape(detector)} on {provider}{on}",
+        "",
+        recommend(entries),
+        "",
+        "| scheme | AP | drop, points [95 % interval] | p50, ms | speed-up | size, MB | verdict |",
+        "|---|---:|---:|---:|---:|---:|---|",
+    ]
+    for entry in entries:
+        drop = "" if entry.drop is None else points(entry.drop)
+        if entry.drop_ci:
+            drop += f" [{points(entry.drop_ci[0])}, {points(entry.drop_ci[1])}]"
+        timing = entry.latency
+        ci = timing.speedup_ci if timing else None
+        speed = "" if timing is None or timing.speedup is None else f"{timing.speedup:.2f}x"
+        if ci and entry.scheme != "fp32":
+            speed += f" [{ci[0]:.2f}, {ci[1]:.2f}]"
+        verdict = _VERDICTS[entry.status] + (" (expected)" if entry.expected_failure else "")
+        lines.append(
+            f"| {_escape(entry.scheme)} | {_number(entry.map, 4)} | {drop} | "
+            f"{_number(timing.p50 * 1000 if timing else None, 2)} | {speed} | "
+            f"{_number(entry.artifact.bytes / 1e6 if entry.artifact else None, 2)} | {verdict} |"
+        )
+    lines.append("")
+    for entry in entries:
+        why = entry.expected_failure or entry.reason
+        if why and entry.status is not Status.PASSED:
+            lines.append(f"- `{_escape(entry.scheme)}`: {_escape(why.splitlines()[0])}")
+    return [*lines, ""] if lines[-1] else lines
+
+
+def recommend(entries: Sequence[Entry]) -> str:
+    """One sentence: which scheme to ship and why, among those that the gate let through."""
+    good = [
+        e
+        for e in entries
+        if e.status in (Status.PASSED, Status.INCONCLUSIVE) and not e.scheme.startswith("fp32") and e.drop is not None
+    ]
+    if not any(e.drop is not None for e in entries):
+        return "No accuracy was measured, so nothing is recommended."
+    if not good:
+        return "**Ship `fp32`**: no quantized scheme stayed within its threshold."
+    faster = [e for e in good if e.latency and e.latency.speedup_ci and e.latency.speedup_ci[0] > 1]
+    if faster:
+        best = max(faster, key=lambda e: e.latency.speedup or 0 if e.latency else 0)
+        assert best.latency is not None and best.drop is not None
+        return (
+            f"**Ship `{_escape(best.scheme)}`**: the fastest of those within their threshold, {best.latency.speedup:.2f}x "
+            f"FP32, for {points(best.drop)} points of AP" + _caveat(best)
+        )
+    best = min(good, key=lambda e: e.drop if e.drop is not None else 1)
+    assert best.drop is not None
+    timed = any(e.latency and e.latency.speedup is not None for e in good)
+    why = "none of those within their threshold is faster than FP32 here" if timed else "latency was not measured"
+    return f"**`{_escape(best.scheme)}`** loses least ({points(best.drop)} points of AP); {why}" + _caveat(best)
+
+
+def _caveat(entry: Entry) -> str:
+    if entry.status is Status.INCONCLUSIVE:
+        return "; the interval holds the threshold, so judge it on more images first."
+    return "."
+
+
+def _skips(entries: Sequence[Entry]) -> list[str]:
+    reasons: dict[str, list[str]] = {}
+    for entry in entries:
+        if entry.status is Status.SKIPPED:
+            reasons.setdefault(entry.reason or "no reason given", []).append(f"{entry.scheme} ({entry.provider})")
+    if not reasons:
+        return []
+    lines = ["## Skipped", ""]
+    lines += [f"- {_escape(reason)}: {_escape(', '.join(names))}" for reason, names in reasons.items()]
+    return [*lines, ""]
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
+
+
+def _escape(text: str) -> str:
+    """Keep a text from ending its table cell or becoming HTML."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|").replace("\n", " ")

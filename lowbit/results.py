@@ -1,0 +1,162 @@
+"""results.json: the schema, versioned. Fields that were not measured are null, never invented."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from lowbit import files
+from lowbit.errors import InputError
+
+SCHEMA = 1
+
+
+class Status(StrEnum):
+    """How an entry ended."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    INCONCLUSIVE = "inconclusive"
+    SKIPPED = "skipped"
+    ERROR = "error"
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class ArtifactRecord(_Model):
+    """The file that was measured."""
+
+    path: str
+    sha256: str
+    bytes: int
+    weight_bits: float | None = None
+    quantized_fraction: float | None = None
+
+
+class RuntimeRecord(_Model):
+    """How it was run. ``parity``: largest difference to unoptimized execution as a share of the output's range."""
+
+    provider: str
+    options: dict[str, Any]
+    parity: float | None = None
+    int8_mac_fraction: float | None = None
+
+
+class LatencyRecord(_Model):
+    """Single-stream latency in seconds, throughput in images a second, speed-up against FP32 in the same run."""
+
+    p50: float
+    p90: float
+    p95: float
+    p99: float
+    mean: float
+    rounds: int
+    throughput: float
+    speedup: float | None = None
+    speedup_ci: tuple[float, float] | None = None
+    host: str
+
+
+class BuildRecord(_Model):
+    """What the artifact cost to make."""
+
+    seconds: float
+    peak_rss_bytes: int
+    tool_versions: dict[str, str | None]
+
+
+class Entry(_Model):
+    """One scheme on one detector and one provider. mAP and drop are fractions (0.5 points is 0.005)."""
+
+    detector: str
+    scheme: str
+    provider: str = "cpu"
+    dataset: str | None = None
+    images: int | None = None
+    status: Status = Status.PASSED
+    reason: str | None = None
+    expected_failure: str | None = None
+    map: float | None = None
+    map50: float | None = None
+    map75: float | None = None
+    map_small: float | None = None
+    map_medium: float | None = None
+    map_large: float | None = None
+    ar: float | None = None
+    recall: float | None = None
+    miss_rate: float | None = None
+    drop: float | None = None
+    drop_ci: tuple[float, float] | None = None
+    threshold: float | None = None
+    artifact: ArtifactRecord | None = None
+    runtime: RuntimeRecord | None = None
+    latency: LatencyRecord | None = None
+    build: BuildRecord | None = None
+
+
+class Results(_Model):
+    """One run."""
+
+    schema_version: int = Field(SCHEMA, alias="schema")
+    run_id: str
+    started: str
+    environment: dict[str, Any]
+    entries: list[Entry]
+
+    def write(self, path: Path) -> None:
+        """Write atomically. Raises :class:`lowbit.errors.StoreError`."""
+        files.write_json(path, self.model_dump(mode="json", by_alias=True))
+
+
+def read(path: Path) -> Results:
+    """Read a results.json. Raises :class:`InputError` for a missing, damaged or foreign file."""
+    try:
+        return Results.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}). Run the gate first.") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise InputError(f"{path}: is no results.json of schema {SCHEMA} ({where}: {first['msg']}).") from error
+
+
+def environment() -> dict[str, Any]:
+    """Python, packages, processor, GPU and providers of this machine."""
+    import onnxruntime
+
+    from lowbit.artifacts import version
+    from lowbit.latency import cpu_name
+    from lowbit.runtime import available_cores, gpu
+
+    names = ("lowbit", "onnxruntime-gpu", "onnx", "nvidia-modelopt", "torch", "ultralytics", "brevitas", "numpy")
+    return {
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in (*names, "opencv-python", "pycocotools", "pytest-benchmark")},
+        "cpu": {"name": cpu_name(), "cores": available_cores()},
+        "gpu": gpu(),
+        "providers": onnxruntime.get_available_providers(),
+    }
+
+
+def new_run_id() -> str:
+    """A name for a run that sorts by time: UTC to the second, and the process."""
+    return time.strftime("%Y%m%d-%H%M%S", time.gmtime()) + f"-{os.getpid()}"
+
+
+def point_latest(runs: Path, run_id: str) -> None:
+    """Let ``runs/latest`` point to a run, replacing the link atomically; a real file of that name is left alone."""
+    link = runs / "latest"
+    if link.exists() and not link.is_symlink():
+        return
+    partial = runs / f".latest-{os.getpid()}"
+    partial.unlink(missing_ok=True)
+    partial.symlink_to(run_id, target_is_directory=True)
+    partial.replace(link)

@@ -1,0 +1,191 @@
+"""Sessions: providers and their options, what this machine can do, predictions, parity.
+
+The deployed artifact is what is measured: :func:`open_session` is the one place that makes a session, for accuracy and
+for latency alike.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lowbit.datasets import Dataset, ImageRecord
+from lowbit.decode import Detections, HeadContract, decode
+from lowbit.errors import LowbitError, UnavailableError
+from lowbit.imaging import Letterbox, preprocess
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "trt": "TensorrtExecutionProvider",
+}
+
+
+@dataclass(frozen=True)
+class SessionOptions:
+    """What a session is made with; recorded with every result.
+
+    ``threads``: intra-op threads, fixed so that timings repeat. ``config``: ONNX Runtime session configuration entries.
+    ``optimized``: False is ``ORT_DISABLE_ALL``, the parity reference.
+    """
+
+    provider: str = "cpu"
+    threads: int = field(default_factory=lambda: available_cores())
+    config: tuple[tuple[str, str], ...] = ()
+    optimized: bool = True
+
+    def as_json(self) -> dict[str, Any]:
+        """For results.json."""
+        return {
+            "provider": PROVIDERS[self.provider],
+            "threads": self.threads,
+            "config": dict(self.config),
+            "graph_optimization": "all" if self.optimized else "none",
+        }
+
+
+def available_cores() -> int:
+    """Cores that this process may use, at most 8: YOLOv10n at batch 1 gains nothing from more."""
+    return min(len(os.sched_getaffinity(0)), 8)
+
+
+def deployed_options(precision: str, provider: str) -> SessionOptions:
+    """The session options with which an artifact of a precision ships on a provider."""
+    config: tuple[tuple[str, str], ...] = ()
+    if provider == "cpu" and precision.startswith("fp8"):
+        # ORT's CPU provider fuses float8 Q/DQ into ops that it then has no kernels for.
+        config = (("session.disable_quant_qdq", "1"),)
+    return SessionOptions(provider, config=config)
+
+
+def open_session(path: Path, options: SessionOptions) -> onnxruntime.InferenceSession:
+    """Open an ONNX file with exactly one provider (and its CPU fallback).
+
+    Raises :class:`UnavailableError` if the provider is not there or refuses to load, :class:`LowbitError` if the file
+    does.
+    """
+    import onnxruntime
+
+    reason = provider_reason(options.provider)
+    if reason:
+        raise UnavailableError(reason)
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = options.threads
+    settings.inter_op_num_threads = 1
+    settings.log_severity_level = 3
+    levels = onnxruntime.GraphOptimizationLevel
+    settings.graph_optimization_level = levels.ORT_ENABLE_ALL if options.optimized else levels.ORT_DISABLE_ALL
+    for key, value in options.config:
+        settings.add_session_config_entry(key, value)
+    wanted = PROVIDERS[options.provider]
+    try:
+        session = onnxruntime.InferenceSession(str(path), settings, providers=[wanted])
+    except Exception as error:  # ORT's exceptions have no common base of their own
+        raise LowbitError(f"{path}: ONNX Runtime can't load it on {wanted} ({str(error)[:300]}).") from error
+    if wanted not in session.get_providers():
+        raise UnavailableError(f"{wanted} is built in but did not start (missing CUDA libraries or driver).")
+    return session
+
+
+@functools.cache
+def gpu() -> dict[str, Any] | None:
+    """The first NVIDIA GPU's name, compute capability and driver by nvidia-smi (read only), or None."""
+    query = "--query-gpu=name,compute_cap,driver_version"
+    try:
+        done = subprocess.run(
+            ["nvidia-smi", query, "--format=csv,noheader"], capture_output=True, text=True, timeout=20, check=True
+        )
+        name, capability, driver = (part.strip() for part in done.stdout.splitlines()[0].split(","))
+        return {"name": name, "compute_capability": float(capability), "driver": driver}
+    except (OSError, subprocess.SubprocessError, IndexError, ValueError):
+        return None
+
+
+@functools.cache
+def provider_reason(provider: str) -> str | None:
+    """Why a provider can't be used on this machine, with the remedy; None if it can."""
+    import onnxruntime
+
+    if provider not in PROVIDERS:
+        return f"there is no provider {provider!r}; known: {', '.join(PROVIDERS)}"
+    if provider != "cpu" and gpu() is None:
+        return f"{PROVIDERS[provider]} needs an NVIDIA GPU; nvidia-smi shows none on this machine"
+    if provider == "cuda":
+        preload = getattr(onnxruntime, "preload_dlls", None)
+        if preload:
+            preload()  # takes CUDA and cuDNN from torch's wheels
+    if provider == "trt" and not _installed("tensorrt"):
+        return "TensorRT is not installed (pip install tensorrt)"
+    if PROVIDERS[provider] not in onnxruntime.get_available_providers():
+        return f"this onnxruntime has no {PROVIDERS[provider]}; install onnxruntime-gpu"
+    return None
+
+
+def _installed(module: str) -> bool:
+    import importlib.util
+
+    return importlib.util.find_spec(module) is not None
+
+
+def capability(precision: str, tool: str, provider: str) -> str | None:
+    """The one table of what can be done: provider x dtype x compute capability x installed tool.
+
+    Returns None if an artifact of ``precision`` made by ``tool`` can run on ``provider`` here, else the reason.
+    """
+    reason = provider_reason(provider)
+    if reason:
+        return reason
+    needs = {"export": "ultralytics", "modelopt": "modelopt", "brevitas": "brevitas"}.get(tool)
+    if needs and not _installed(needs):
+        return f"the tool {tool} needs the package {needs}, which is not installed"
+    device = gpu()
+    if precision == "fp8" and provider != "cpu" and device and device["compute_capability"] < 8.9:
+        return f"FP8 kernels need compute capability 8.9; {device['name']} has {device['compute_capability']}"
+    return None
+
+
+def predict(
+    session: onnxruntime.InferenceSession,
+    contract: HeadContract,
+    dataset: Dataset,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[int, Detections]:
+    """Detections of every image in its own pixels, by image id.
+
+    A second thread reads and letterboxes the next pictures while the session works. ``progress`` gets images done and
+    in all. Raises :class:`lowbit.errors.InputError` for an unreadable picture.
+    """
+    name = session.get_inputs()[0].name
+    found: dict[int, Detections] = {}
+    for done, (image, tensor, place) in enumerate(_ahead(dataset.images, contract.size), 1):
+        output: NDArray[np.float32] = session.run(None, {name: tensor})[0]
+        seen = decode(output, contract)
+        found[image.id] = Detections(place.to_picture(seen.boxes), seen.scores, seen.classes)
+        if progress:
+            progress(done, len(dataset.images))
+    return found
+
+
+def _ahead(
+    images: tuple[ImageRecord, ...], size: int, depth: int = 4
+) -> Iterator[tuple[ImageRecord, NDArray[np.float32], Letterbox]]:
+    """Preprocessed pictures in order, up to ``depth`` made ahead of their use."""
+    with ThreadPoolExecutor(1) as pool:
+        pending = [pool.submit(preprocess, image.path, size) for image in images[:depth]]
+        for index, image in enumerate(images):
+            tensor, place = pending.pop(0).result()
+            if index + depth < len(images):
+                pending.append(pool.submit(preprocess, images[index + depth].path, size))
+            yield image, tensor, place

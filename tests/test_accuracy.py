@@ -1,0 +1,54 @@
+"""Does a low-bit detector still see? The drop of COCO mAP against FP32, judged with its interval."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import pytest
+
+from fixtures.options import Case
+from fixtures.recording import Record, describe_accuracy, describe_artifact, save_detections
+from fixtures.workbench import Evidence, Workbench
+from lowbit import gate, runtime
+from lowbit.artifacts import Artifact
+from lowbit.graph import Structure
+
+# A reference that sees next to nothing was given the wrong data set, classes or input scaling: no drop from it means
+# anything.
+BLIND = 0.02
+
+
+@pytest.mark.accuracy
+def test_map_drop(
+    case: Case,
+    artifact: Artifact,
+    structure: Structure,
+    evidence: Evidence,
+    workbench: Workbench,
+    record: Record,
+    run_folder: Path,
+) -> None:
+    dataset = workbench.dataset(case.detector)
+    threshold = workbench.thresholds.drop(case.detector, case.scheme.id, case.scheme.precision)
+    options = runtime.deployed_options(case.scheme.precision, case.provider)
+    record(
+        **describe_artifact(artifact, structure, run_folder),
+        **describe_accuracy(evidence),
+        dataset=dataset.name,
+        images=len(dataset.images),
+        threshold=threshold,
+        runtime={"provider": runtime.PROVIDERS[case.provider], "options": options.as_json()},
+    )
+    save_detections(case, evidence, run_folder)
+    if case.scheme.id == "fp32":
+        assert evidence.accuracy.map > BLIND, (
+            f"{case.detector}: AP {evidence.accuracy.map:.4f} on {dataset.annotations}: the float detector sees next to "
+            "nothing. Do data set, classes and input scaling belong to it?"
+        )
+        return
+    decision = gate.decide(evidence.drop, evidence.interval, threshold, workbench.inconclusive)
+    record(verdict=decision.verdict.value, reason=decision.reason)
+    if decision.verdict is gate.Verdict.INCONCLUSIVE:
+        warnings.warn(f"{case.id}: {decision.reason}", stacklevel=1)
+    assert decision.allowed, decision.reason
