@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,7 +112,10 @@ class Detector:
         last.format = "onnx"
         network = model if head is HeadKind.END2END else _RawHead(model)
         example = torch.zeros(1, 3, self.size, self.size)
-        with torch.inference_mode():
+        with torch.inference_mode(), warnings.catch_warnings():
+            # Of a tracer whose successor does not trace this head, and of sizes that are fixed on purpose.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            warnings.simplefilter("ignore", torch.jit.TracerWarning)
             network(example)  # settles the head's anchors before tracing
             torch.onnx.export(
                 network,
@@ -151,7 +155,8 @@ def _RawHead(model: Any) -> torch.nn.Module:  # noqa: N802 - a module class made
             logits = heads.get("one2one", heads)
             return torch.cat((logits["boxes"], logits["scores"]), 1)
 
-    return RawHead()
+    # The exporter restores the mode that it finds, for the children too.
+    return RawHead().eval()
 
 
 def load_state(path: Path, *, trust: bool = False) -> dict[str, torch.Tensor]:

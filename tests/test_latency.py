@@ -35,7 +35,7 @@ def test_latency(
 ) -> None:
     feed = {session.get_inputs()[0].name: timing_input}
     options = runtime.deployed_options(case.scheme.precision, case.provider)
-    benchmark.group = f"{case.detector} on {case.provider}"
+    benchmark.group = f"{case.name} on {case.provider}"
     benchmark.pedantic(session.run, args=(None, feed), rounds=ROUNDS, warmup_rounds=latency.WARM_UP)
     timing = latency.summarize(benchmark.stats.stats.data)
     measured = dataclasses.asdict(timing)

@@ -1,0 +1,79 @@
+"""The detectors themselves: float accuracy as published for these weights, and both heads saying the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fixtures.workbench import Workbench
+from lowbit import detectors, graph, runtime
+from lowbit.datasets import Dataset, load_coco
+from lowbit.decode import HeadKind, decode
+from lowbit.errors import UnavailableError
+from lowbit.imaging import preprocess
+from lowbit.metrics import evaluate
+from lowbit.schemes import CATALOGUE
+
+NAMES = [pytest.param(name, marks=[] if name == "shapes10n" else pytest.mark.real) for name in detectors.REGISTRY]
+
+
+def find(workbench: Workbench, name: str) -> detectors.Detector:
+    try:
+        return workbench.detector(name)
+    except UnavailableError as error:
+        pytest.skip(str(error))
+
+
+def float_map(workbench: Workbench, name: str, dataset: Dataset) -> float:
+    session = runtime.open_session(workbench.artifact(name, CATALOGUE["fp32"]).path, runtime.SessionOptions())
+    return evaluate(dataset, runtime.predict(session, workbench.contract(name), dataset)).map
+
+
+@pytest.mark.accuracy
+def test_bundled_detector_is_neither_blind_nor_too_easy(workbench: Workbench) -> None:
+    """A detector so easy that no quantization hurts it is useless as a gate's test."""
+    dataset = workbench.detector("shapes10n").load_data(workbench.store.data)
+    assert len(dataset.images) == 200
+    assert 0.55 <= float_map(workbench, "shapes10n", dataset) <= 0.85
+
+
+@pytest.mark.accuracy
+@pytest.mark.real
+@pytest.mark.parametrize(("subset", "published"), [("val204", 0.3916), ("val100", 0.4658)])
+def test_float_accuracy_of_the_real_detector(workbench: Workbench, subset: str, published: float) -> None:
+    """What pycocotools gives for these weights and images, 640 px letterbox, end-to-end head."""
+    find(workbench, "yolov10n")
+    assets = detectors.assets_folder()
+    assert assets is not None
+    dataset = load_coco(assets / "coco" / "annotations" / f"instances_{subset}.json")
+    assert float_map(workbench, "yolov10n", dataset) == pytest.approx(published, abs=0.0015)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_both_heads_say_the_same(workbench: Workbench, name: str, tmp_path: Path) -> None:
+    """Confident detections of the raw head, decoded here, are those of the end-to-end head, to a tenth of a pixel."""
+    detector = find(workbench, name)
+    path = tmp_path / "raw.onnx"
+    detector.export(path, HeadKind.RAW)
+    contract = detector.contract(HeadKind.RAW)
+    assert graph.contract_of(path, graph.load(path)) == contract
+    raw = runtime.open_session(path, runtime.SessionOptions())
+    end2end = runtime.open_session(workbench.artifact(name, CATALOGUE["fp32"]).path, runtime.SessionOptions())
+    dataset = detector.load_data(workbench.store.data)
+    compared = 0
+    for image in dataset.images[:5]:
+        tensor, _ = preprocess(image.path, detector.size)
+        by_raw = decode(raw.run(None, {"images": tensor})[0], contract)
+        by_end2end = decode(end2end.run(None, {"images": tensor})[0], detector.contract())
+        for box, score, label in zip(by_end2end.boxes, by_end2end.scores, by_end2end.classes, strict=True):
+            if score < 0.5:
+                break
+            same = by_raw.classes == label
+            nearest = np.abs(by_raw.boxes[same] - box).max(1)
+            at = int(nearest.argmin())
+            assert nearest[at] < 0.1
+            assert by_raw.scores[same][at] == pytest.approx(score, abs=1e-3)
+            compared += 1
+    assert compared >= 5

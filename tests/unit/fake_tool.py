@@ -1,0 +1,42 @@
+"""A quantizer for the store's tests: does what its settings say, however bad."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+from lowbit.errors import InputError
+from lowbit.quantizers import Job
+
+PACKAGES = ("numpy",)
+
+
+def build(job: Job) -> dict[str, Any]:
+    print("the fake tool starts")
+    with Path(job.settings["count"]).open("a") as count:
+        count.write("built\n")
+    what = job.settings.get("what", "good")
+    if os.environ.get("LOWBIT_TEST_GOOD"):
+        what = "good"
+    if what == "raise":
+        raise RuntimeError("the tool's own trouble")
+    if what == "refuse":
+        raise InputError("this input is unfit")
+    if what == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if what == "exit":
+        os._exit(7)
+    if what == "silent":
+        return {}
+    if what == "half":
+        job.output.write_bytes(b"half")
+        os.kill(os.getpid(), signal.SIGKILL)
+    if what == "hang":
+        time.sleep(60)
+    if what == "slow":
+        time.sleep(1.5)
+    job.output.write_bytes(b"an artifact of " + job.scheme.encode())
+    return {"said": "well done"}

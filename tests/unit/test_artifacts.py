@@ -1,0 +1,210 @@
+"""The store: once, whole, and after any fault right again."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lowbit.artifacts import MANIFEST, MODEL, BuildRequest, Store
+from lowbit.errors import BuildError, InputError, StoreError
+
+ROOT = Path(__file__).parents[2]
+FAULTS = {
+    "raise": "the tool's own trouble",
+    "kill": "SIGKILL",
+    "half": "SIGKILL",
+    "exit": "exit status 7",
+    "silent": "wrote no model.onnx",
+}
+
+
+@pytest.fixture(autouse=True)
+def _fake_tool_is_importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store", timeout=30)
+
+
+def request_for(tmp_path: Path, what: str = "good", **changes: Any) -> BuildRequest:
+    settings = {"what": what, "count": str(tmp_path / "count")}
+    request = BuildRequest("tests.unit.fake_tool", "toy", settings, tmp_path, {"sha256": "0"}, 64, packages=("numpy",))
+    return dataclasses.replace(request, **changes)
+
+
+def builds(tmp_path: Path) -> int:
+    count = tmp_path / "count"
+    return len(count.read_text().splitlines()) if count.exists() else 0
+
+
+def left_over(store: Store) -> list[Path]:
+    partial = store.root / "partial"
+    return list(partial.iterdir()) if partial.exists() else []
+
+
+def test_builds_once_with_a_manifest(store: Store, tmp_path: Path) -> None:
+    request = request_for(tmp_path)
+    first, second = store.get(request), store.get(request)
+    assert (first.built, second.built, builds(tmp_path)) == (True, False, 1)
+    assert first.path.read_bytes() == b"an artifact of toy"
+    assert second.manifest["said"] == "well done"
+    assert second.manifest["tool_versions"]["numpy"]
+    assert second.manifest["peak_rss_bytes"] > 1e6
+    assert "the fake tool starts" in first.log.read_text()
+    assert not left_over(store)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"settings": {"what": "good", "count": "elsewhere"}},
+        {"identity": {"sha256": "1"}},
+        {"calibration_digest": "other pictures"},
+        {"size": 128},
+        {"scheme": "other"},
+        {"packages": ("numpy", "onnx")},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_the_key_knows_all_that_shapes_an_artifact(tmp_path: Path, changes: dict[str, Any]) -> None:
+    assert request_for(tmp_path, **changes).key != request_for(tmp_path).key
+
+
+def test_the_key_does_not_know_where_files_lie(tmp_path: Path) -> None:
+    moved = request_for(tmp_path, source=tmp_path / "elsewhere", calibration=())
+    assert moved.key == request_for(tmp_path).key
+
+
+@pytest.mark.parametrize(("what", "said"), FAULTS.items())
+def test_a_failed_build_is_an_error_with_its_log_and_nothing_more(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, said: str
+) -> None:
+    request = request_for(tmp_path, what)
+    with pytest.raises(BuildError, match=said) as caught:
+        store.get(request)
+    if what != "silent":
+        assert "the fake tool starts" in str(caught.value)
+    assert not left_over(store)
+    assert not (store.root / "artifacts" / request.key).exists()
+    monkeypatch.setenv("LOWBIT_TEST_GOOD", "1")
+    assert store.get(request).built
+
+
+def test_bad_input_stays_bad_input(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="this input is unfit"):
+        store.get(request_for(tmp_path, "refuse"))
+
+
+def test_a_hanging_build_is_stopped(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store", timeout=2)
+    started = time.monotonic()
+    with pytest.raises(BuildError, match="longer than 2 s"):
+        store.get(request_for(tmp_path, "hang"))
+    assert time.monotonic() - started < 20
+    assert not left_over(store)
+
+
+def flip_a_bit(folder: Path) -> None:
+    data = bytearray((folder / MODEL).read_bytes())
+    data[3] ^= 1
+    (folder / MODEL).write_bytes(data)
+
+
+def truncate_manifest(folder: Path) -> None:
+    (folder / MANIFEST).write_text((folder / MANIFEST).read_text()[:50])
+
+
+def lead_out_of_the_store(folder: Path) -> None:
+    outside = folder.parents[2] / "outside"
+    (folder).rename(outside)
+    folder.symlink_to(outside)
+
+
+def manifest_of_another_key(folder: Path) -> None:
+    manifest = json.loads((folder / MANIFEST).read_text())
+    (folder / MANIFEST).write_text(json.dumps({**manifest, "key": "another"}))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        flip_a_bit,
+        truncate_manifest,
+        lead_out_of_the_store,
+        manifest_of_another_key,
+        lambda folder: (folder / MODEL).unlink(),
+        lambda folder: (folder / MODEL).write_bytes(b""),
+        lambda folder: (folder / MANIFEST).write_text("[]"),
+    ],
+)
+def test_a_damaged_artifact_is_noticed_and_built_again(store: Store, tmp_path: Path, damage: Any) -> None:
+    request = request_for(tmp_path)
+    good = store.get(request).path.read_bytes()
+    damage(store.root / "artifacts" / request.key)
+    again = store.get(request)
+    assert again.built
+    assert again.path.read_bytes() == good
+    assert not again.path.parent.is_symlink()
+    assert not store.get(request).built
+
+
+def test_what_a_link_pointed_to_is_kept(store: Store, tmp_path: Path) -> None:
+    request = request_for(tmp_path)
+    store.get(request)
+    lead_out_of_the_store(store.root / "artifacts" / request.key)
+    store.get(request)
+    assert (tmp_path / "outside" / MODEL).is_file()
+
+
+def test_two_at_once_build_once(store: Store, tmp_path: Path) -> None:
+    """Two stores with locks of their own, as two processes have them."""
+    request = request_for(tmp_path, "slow")
+    other = Store(store.root, timeout=30)
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda s: s.get(request), [store, other]))
+    assert sorted(artifact.built for artifact in found) == [False, True]
+    assert builds(tmp_path) == 1
+
+
+def test_ctrl_c_ends_the_build_and_the_next_run_is_right(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from tests.unit.test_artifacts import *\n"
+        "root = Path(sys.argv[1]); Store(root / 'store', timeout=60).get(request_for(root, 'hang'))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 30
+    while not builds(tmp_path) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=20)
+    assert b"KeyboardInterrupt" in said
+    store = Store(tmp_path / "store", timeout=30)
+    assert not left_over(store)
+    os.environ["LOWBIT_TEST_GOOD"] = "1"
+    try:
+        assert store.get(request_for(tmp_path, "hang")).built
+    finally:
+        del os.environ["LOWBIT_TEST_GOOD"]
+
+
+def test_a_store_that_cannot_be_written_says_so() -> None:
+    with pytest.raises(StoreError, match="/proc/lowbit"):
+        Store(Path("/proc/lowbit")).check()
+
+
+def test_a_full_disk_says_so(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lowbit.artifacts._MIN_FREE_BYTES", 1 << 60)
+    with pytest.raises(StoreError, match="MiB are free"):
+        store.check()

@@ -1,0 +1,79 @@
+"""Thresholds, verdicts and expected failures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fixtures.options import HERE
+from lowbit.errors import InputError
+from lowbit.gate import Verdict, decide, load_expected_failures, load_thresholds
+
+
+@pytest.mark.parametrize(
+    ("drop", "interval", "policy", "verdict", "allowed"),
+    [
+        (0.003, (0.001, 0.005), "warn", Verdict.PASSED, True),
+        (0.003, (0.001, 0.010), "fail", Verdict.PASSED, True),
+        (0.020, (0.015, 0.025), "pass", Verdict.FAILED, False),
+        (0.008, (0.002, 0.014), "warn", Verdict.INCONCLUSIVE, True),
+        (0.012, (0.006, 0.018), "warn", Verdict.INCONCLUSIVE, False),
+        (0.012, (0.006, 0.018), "pass", Verdict.INCONCLUSIVE, True),
+        (0.008, (0.002, 0.014), "fail", Verdict.INCONCLUSIVE, False),
+        (-0.004, (-0.006, -0.001), "fail", Verdict.PASSED, True),
+    ],
+)
+def test_decide(drop: float, interval: tuple[float, float], policy: str, verdict: Verdict, allowed: bool) -> None:
+    decision = decide(drop, interval, 0.010, policy)
+    assert (decision.verdict, decision.allowed) == (verdict, allowed)
+    assert "threshold 1.00" in decision.reason
+
+
+def test_the_most_specific_threshold_counts(tmp_path: Path) -> None:
+    path = tmp_path / "thresholds.toml"
+    path.write_text('[default]\nint8 = 0.01\n"int8-ort-minmax" = 0.02\n[mine]\nint8 = 0.03\n"int8-x" = 0.04\n')
+    thresholds = load_thresholds(path)
+    assert thresholds.drop("other", "int8-modelopt-max", "int8") == 0.01
+    assert thresholds.drop("other", "int8-ort-minmax", "int8") == 0.02
+    assert thresholds.drop("mine", "int8-ort-minmax", "int8") == 0.03
+    assert thresholds.drop("mine", "int8-x", "int8") == 0.04
+    with pytest.raises(InputError, match="no threshold for fp8"):
+        thresholds.drop("mine", "fp8-modelopt-k0", "fp8")
+
+
+@pytest.mark.parametrize(
+    "text", ["[default]\nint8 = 1.5", "[default]\nint8 = 'low'", "int8 = 0.1", "[default", "[a]\nb = true"]
+)
+def test_bad_thresholds_name_file(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "thresholds.toml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=r"thresholds\.toml"):
+        load_thresholds(path)
+
+
+GOOD = 'detector="d"\nscheme="int8-ort-minmax"\ntest="test_map_drop"\nexception="AssertionError"\ntext="drop"\nreason="x"\n'
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"[[expected]]\n{GOOD}\n[[expected]]\n{GOOD}",
+        "[[expected]]\ndetector='d'",
+        f"[[expected]]\n{GOOD}more='y'",
+        f"[[expected]]\n{GOOD}".replace('"x"', '""'),
+    ],
+    ids=["twice", "missing", "unknown", "empty"],
+)
+def test_bad_expected_failures_are_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "expected.toml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=r"expected\.toml"):
+        load_expected_failures(path)
+
+
+def test_what_ships_is_well_formed_and_strict() -> None:
+    """INT8 may lose 1.0 point, no more; a looser gate gates nothing."""
+    thresholds = load_thresholds(HERE / "thresholds.toml")
+    assert thresholds.drop("shapes10n", "int8-modelopt-entropy", "int8") <= 0.010
+    load_expected_failures(HERE / "expected_failures.toml")

@@ -1,0 +1,171 @@
+"""The suite as a user runs it, end to end, on a toy detector: exit codes, results, skips, refusals."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lowbit import results
+from tests.unit import toys
+
+ROOT = Path(__file__).parents[2]
+
+
+class Toy:
+    """A folder with a toy detector, its data, a store and runs, and pytest to run on them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.detector = toys.make_detector(folder / "toy.onnx")
+        self.dataset = toys.make_dataset(folder / "val")
+        self.calibration = toys.make_calibration(folder / "calibration")
+
+    def pytest(self, *arguments: str | Path, **replace: Path) -> subprocess.CompletedProcess[str]:
+        given = {"detector": self.detector, "dataset": self.dataset, "calibration": self.calibration, **replace}
+        options = [f"--{name}={value}" for name, value in given.items()]
+        folders = [f"--store={self.folder / 'store'}", f"--runs={self.folder / 'runs'}"]
+        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options, *folders, *map(str, arguments)]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+
+    def results(self) -> results.Results:
+        return results.read(self.folder / "runs" / "latest" / "results.json")
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Toy:
+    return Toy(tmp_path_factory.mktemp("toy"))
+
+
+SCHEMES = "fp32 or int8-ort-minmax"
+
+
+def test_a_gate_passes_and_says_all_of_it(toy: Toy) -> None:
+    done = toy.pytest("tests/test_accuracy.py", "tests/test_latency.py", "-k", SCHEMES)
+    assert done.returncode == 0, done.stdout + done.stderr
+    entries = {(e.scheme, e.provider): e for e in toy.results().entries}
+    reference, quantized = entries["fp32", "cpu"], entries["int8-ort-minmax", "cpu"]
+    assert reference.map == quantized.map == 1.0
+    assert quantized.drop == 0.0
+    assert quantized.status == results.Status.PASSED
+    assert quantized.images == 6
+    assert quantized.artifact is not None
+    assert quantized.artifact.quantized_fraction == 1.0
+    assert quantized.latency is not None
+    assert quantized.latency.p50 <= quantized.latency.p99
+    assert quantized.latency.speedup_ci is not None
+    summary = (toy.folder / "runs" / "latest" / "summary.md").read_text()
+    assert "| int8-ort-minmax | 1.0000 |" in summary
+    assert "Ship" in summary or "loses least" in summary
+    folder = toy.folder / "runs" / "latest"
+    assert (folder / "detections" / "toy-int8-ort-minmax.npz").is_file()
+    assert next((folder / "artifacts" / "int8-ort-minmax").iterdir()).resolve().is_dir()
+
+
+def test_the_second_run_builds_nothing_and_workers_share_one_run(toy: Toy) -> None:
+    before = {p: p.stat().st_mtime_ns for p in (toy.folder / "store" / "artifacts").rglob("*")}
+    done = toy.pytest("tests/test_accuracy.py", "-k", SCHEMES, "-n", "2", "-m", "not latency and not gpu")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {p: p.stat().st_mtime_ns for p in (toy.folder / "store" / "artifacts").rglob("*")} == before
+    assert {e.scheme: e.map for e in toy.results().entries} == {"fp32": 1.0, "int8-ort-minmax": 1.0}
+
+
+def test_gpu_tests_skip_with_a_reason_where_there_is_none(toy: Toy) -> None:
+    from lowbit.runtime import gpu
+
+    if gpu() is not None:
+        pytest.skip("this machine has a GPU")
+    done = toy.pytest("-m", "gpu", "-k", "int8")
+    assert done.returncode == 0, done.stdout + done.stderr
+    entries = toy.results().entries
+    assert entries
+    assert all(e.status == results.Status.SKIPPED and "nvidia-smi shows none" in (e.reason or "") for e in entries)
+
+
+def thresholds(folder: Path) -> Path:
+    path = folder / "strict.toml"
+    path.write_text("[default]\nfp32 = 0.0\nint8 = 0.0\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def blind(toy: Toy) -> Path:
+    """The data set with every box moved by half its width: the toy detector's AP is nearly nothing."""
+    data = json.loads(toy.dataset.read_text())
+    for annotation in data["annotations"]:
+        annotation["bbox"][0] += 20
+    path = toy.dataset.with_name("instances_blind.json")
+    path.write_text(json.dumps(data))
+    return path
+
+
+def test_a_failure_fails_the_run_and_says_why(toy: Toy, blind: Path) -> None:
+    done = toy.pytest("tests/test_accuracy.py", "-k", "fp32 and not cuda and not trt", dataset=blind)
+    assert done.returncode == 1, done.stdout + done.stderr
+    (entry,) = toy.results().entries
+    assert entry.status == results.Status.ERROR
+    assert "sees next to nothing" in (entry.reason or "")
+
+
+def expected(folder: Path, **changes: str) -> Path:
+    entry = {
+        "detector": "toy",
+        "scheme": "fp32",
+        "test": "test_map_drop",
+        "exception": "AssertionError",
+        "text": "sees next to nothing",
+        "reason": "the boxes were moved",
+        **changes,
+    }
+    path = folder / "expected.toml"
+    path.write_text("[[expected]]\n" + "".join(f"{k} = {json.dumps(v)}\n" for k, v in entry.items()))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("changes", "blinded", "code", "said"),
+    [
+        ({}, True, 0, "1 xfailed"),
+        ({"text": "another trouble"}, True, 1, "1 failed"),
+        ({"exception": "RuntimeError"}, True, 1, "1 failed"),
+        ({}, False, 1, "Take its entry out"),
+    ],
+    ids=["as expected", "another text", "another exception", "passes after all"],
+)
+def test_expected_failures(toy: Toy, blind: Path, changes: dict[str, str], blinded: bool, code: int, said: str) -> None:
+    listing = expected(toy.folder, **changes)
+    arguments: dict[str, Any] = {"dataset": blind} if blinded else {}
+    done = toy.pytest(
+        "tests/test_accuracy.py", "-k", "fp32 and not cuda and not trt", f"--expected-failures={listing}", **arguments
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    assert said in done.stdout
+
+
+def test_bad_input_is_refused_at_once(toy: Toy, tmp_path: Path) -> None:
+    """Exit status 4 (usage), the file and the remedy on standard error, and nothing built."""
+    empty = tmp_path / "empty.txt"
+    empty.write_text("# nothing\n")
+    leaky = toy.folder / "val" / "leaky.txt"
+    leaky.write_text("1-0.png\n")
+    truncated = tmp_path / "truncated.onnx"
+    truncated.write_bytes(toy.detector.read_bytes()[:-100])
+    cases: list[tuple[dict[str, Path], str]] = [
+        ({"calibration": tmp_path / "none.txt"}, "no such calibration list"),
+        ({"calibration": empty}, "the calibration list is empty"),
+        ({"calibration": leaky}, "are evaluation pictures"),
+        ({"dataset": tmp_path / "none.json"}, "no such annotation file"),
+        ({"detector": truncated}, "is no valid ONNX model"),
+        ({"detector": Path("yolov11")}, "there is no detector 'yolov11'"),
+        ({"store": Path("/proc/lowbit")}, "/proc/lowbit"),
+    ]
+    for replace, said in cases:
+        store = replace.pop("store", tmp_path / "store")
+        done = toy.pytest("tests/test_accuracy.py", "-k", "fp32", f"--store={store}", **replace)
+        assert done.returncode == 4, (said, done.stdout + done.stderr)
+        assert said in done.stderr
+    assert not (tmp_path / "store" / "artifacts").exists()
