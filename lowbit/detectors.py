@@ -115,7 +115,7 @@ class Detector:
         with torch.inference_mode(), warnings.catch_warnings():
             # Of a tracer whose successor does not trace this head, and of sizes that are fixed on purpose.
             warnings.simplefilter("ignore", DeprecationWarning)
-            warnings.simplefilter("ignore", torch.jit.TracerWarning)
+            warnings.simplefilter("ignore", torch.jit._trace.TracerWarning)
             network(example)  # settles the head's anchors before tracing
             torch.onnx.export(
                 network,
