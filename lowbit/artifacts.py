@@ -125,9 +125,7 @@ class Store:
 
     def check(self) -> None:
         """Raise :class:`StoreError` unless the store can be written and its disk has 200 MiB free."""
-        probe = self.root / f".probe-{os.getpid()}"
-        files.write_atomic(probe, b"lowbit")
-        probe.unlink(missing_ok=True)
+        files.check_writable(self.root, f"${STORE_VARIABLE} or --store")
         free = shutil.disk_usage(self.root).free
         if free < _MIN_FREE_BYTES:
             raise StoreError(

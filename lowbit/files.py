@@ -52,3 +52,13 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON-able value atomically, keys in their order, two spaces deep."""
     write_atomic(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def check_writable(folder: Path, option: str) -> None:
+    """Raise :class:`StoreError` unless files can be made in ``folder``; ``option`` is how the user names another."""
+    probe = folder / f".probe-{os.getpid()}"
+    try:
+        write_atomic(probe, b"lowbit")
+    except StoreError as error:
+        raise StoreError(f"{error} Or name another folder with {option}.") from error
+    probe.unlink(missing_ok=True)

@@ -161,11 +161,13 @@ def test_bad_input_is_refused_at_once(toy: Toy, tmp_path: Path) -> None:
         ({"dataset": tmp_path / "none.json"}, "no such annotation file"),
         ({"detector": truncated}, "is no valid ONNX model"),
         ({"detector": Path("yolov11")}, "there is no detector 'yolov11'"),
+        ({"scheme": Path("int8-modelopt-entopy")}, "Nearest: int8-modelopt-entropy"),
         ({"store": Path("/proc/lowbit")}, "/proc/lowbit"),
     ]
     for replace, said in cases:
         store = replace.pop("store", tmp_path / "store")
-        done = toy.pytest("tests/test_accuracy.py", "-k", "fp32", f"--store={store}", **replace)
+        extra = [f"--scheme={replace.pop('scheme')}"] if "scheme" in replace else []
+        done = toy.pytest("tests/test_accuracy.py", "-k", "fp32", f"--store={store}", *extra, **replace)
         assert done.returncode == 4, (said, done.stdout + done.stderr)
         assert said in done.stderr
     assert not (tmp_path / "store" / "artifacts").exists()
