@@ -65,7 +65,7 @@ def deployed_options(precision: str, provider: str = "cpu") -> SessionOptions:
     """The session options with which an artifact of a precision ships on a provider."""
     # Without it a session's threads spin on after its run and take the cores from the session that runs next: with two
     # sessions taking turns, both slow down two- to threefold and their ratio is meaningless.
-    config = (("session.force_spinning_stop", "1"),)
+    config: tuple[tuple[str, str], ...] = (("session.force_spinning_stop", "1"),)
     if provider == "cpu" and precision.startswith("fp8"):
         # ORT's CPU provider fuses float8 Q/DQ into ops that it then has no kernels for.
         config = (*config, ("session.disable_quant_qdq", "1"))

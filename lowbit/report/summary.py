@@ -85,17 +85,27 @@ def recommend(entries: Sequence[Entry]) -> str:
         return "**Ship `fp32`**: no quantized scheme stayed within its threshold."
     faster = [e for e in good if e.latency and e.latency.speedup_ci and e.latency.speedup_ci[0] > 1]
     if faster:
-        best = max(faster, key=lambda e: e.latency.speedup or 0 if e.latency else 0)
+        best = _fast_and_true(faster)
         assert best.latency is not None and best.drop is not None
         return (
-            f"**Ship `{_escape(best.scheme)}`**: the fastest of those within their threshold, {best.latency.speedup:.2f}x "
-            f"FP32, for {points(best.drop)} points of AP" + _caveat(best)
+            f"**Ship `{_escape(best.scheme)}`**: {best.latency.speedup:.2f}x FP32 for {points(best.drop)} points of AP; "
+            "no scheme within its threshold is surely faster, and of those as fast it loses least" + _caveat(best)
         )
     best = min(good, key=lambda e: e.drop if e.drop is not None else 1)
     assert best.drop is not None
     timed = any(e.latency and e.latency.speedup is not None for e in good)
     why = "none of those within their threshold is faster than FP32 here" if timed else "latency was not measured"
     return f"**`{_escape(best.scheme)}`** loses least ({points(best.drop)} points of AP); {why}" + _caveat(best)
+
+
+def _fast_and_true(entries: Sequence[Entry]) -> Entry:
+    """Of the entries that no other one is surely faster than (their speed-ups' intervals touch), the least drop."""
+    speeds = {id(e): e.latency.speedup_ci for e in entries if e.latency and e.latency.speedup_ci}
+    surely = max(ci[0] for ci in speeds.values())
+    return min(
+        (e for e in entries if speeds[id(e)][1] >= surely),
+        key=lambda e: (e.drop if e.drop is not None else 1, e.scheme),
+    )
 
 
 def _caveat(entry: Entry) -> str:
