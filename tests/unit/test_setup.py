@@ -1,0 +1,87 @@
+"""What README, Makefile, pixi.toml and the code say of each other."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from lowbit import cli
+from lowbit.detectors import REGISTRY
+from lowbit.schemes import CATALOGUE
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
+PIXI = tomllib.loads((ROOT / "pixi.toml").read_text(encoding="utf-8"))
+
+
+def test_readme_shows_the_catalogue_as_it_is() -> None:
+    assert cli.schemes_table() in README
+
+
+def readme_commands() -> list[str]:
+    blocks = re.findall(r"```console\n(.*?)```", README, re.DOTALL)
+    return [line.split("   #")[0].strip() for block in blocks for line in block.splitlines() if line.strip()]
+
+
+@pytest.mark.parametrize("command", readme_commands())
+def test_readme_commands_exist(command: str) -> None:
+    """make's targets are there, and pytest takes its options and finds tests for them."""
+    program, *arguments = shlex.split(command)
+    if program == "make":
+        assert re.search(rf"^{arguments[0]}:", MAKEFILE, re.MULTILINE), command
+        return
+    assert program == "pytest"
+    if "-n" in arguments:  # with workers, nothing is collected in this process
+        del arguments[arguments.index("-n") : arguments.index("-n") + 2]
+    collect = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", *arguments]
+    done = subprocess.run(collect, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "::" in done.stdout
+
+
+def test_pixi_and_make_run_the_same() -> None:
+    for task in ("gate", "test", "bench"):
+        by_make = re.search(rf"^{task}:.*\n\t\$\(RUN\) (.*) \$\(DETECTORS\) \$\(ARGS\)$", MAKEFILE, re.MULTILINE)
+        assert by_make, task
+        assert PIXI["tasks"][task]["cmd"] == f"python -m {by_make.group(1)}"
+
+
+def test_pixi_has_both_environments_and_installs_the_pins() -> None:
+    assert PIXI["environments"].keys() >= {"cpu", "cuda"}
+    for feature in ("cpu", "cuda"):
+        assert "--constraint constraints.txt" in PIXI["feature"][feature]["tasks"]["install"]["cmd"]
+
+
+def test_all_that_is_installed_is_pinned() -> None:
+    """Every direct dependency has its pin, and onnxruntime is the one package for CPU and GPU machines."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    direct = [*project["dependencies"], *(d for group in project["optional-dependencies"].values() for d in group)]
+    pins = {
+        re.sub(r"[-_.]+", "-", line.split("==")[0]).lower()
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if "==" in line and not line.startswith("#")
+    }
+    wanted = {re.sub(r"[-_.]+", "-", re.split(r"[<>=\[]", d)[0]).lower() for d in direct}
+    assert wanted <= pins, wanted - pins
+    assert "onnxruntime" not in pins
+
+
+def test_every_name_in_readme_is_one() -> None:
+    ids = set(re.findall(r"`((?:int8|fp8|fp16|w\d+a\d+|mixed)-[a-z0-9.-]+)`", README))
+    assert ids <= set(CATALOGUE)
+    assert "shapes10n" in REGISTRY
+
+
+def test_importing_lowbit_is_light() -> None:
+    """Heavy packages come on use: the command line must answer at once."""
+    code = "import sys, lowbit, lowbit.cli, lowbit.schemes; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    heavy = {"torch", "onnx", "onnxruntime", "cv2", "numpy", "modelopt", "ultralytics", "pydantic"}
+    assert not heavy & set(done.stdout.split())
