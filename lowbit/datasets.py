@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -247,12 +248,37 @@ def load_calibration(path: Path) -> CalibrationSet:
     return CalibrationSet(path, paths)
 
 
+# COCO's file names are image ids, so the same name is the same picture, however it was encoded.
+_COCO_NAME = re.compile(r"(?:COCO_\w+_)?(\d{12})\.\w+", re.ASCII)
+# Of 256 fingerprint bits: copies of COCO pictures at two thirds the size and JPEG quality 30 differ in at most 35, and
+# different pictures of COCO val and train in at least 57.
+_SAME_PICTURE_BITS = 40
+
+
 def check_leak(dataset: Dataset, calibration: CalibrationSet) -> None:
-    """Raise :class:`InputError` if a calibration picture is an evaluation picture, by file content."""
-    shared = dataset.image_hashes.keys() & calibration.image_hashes.keys()
-    if shared:
-        examples = ", ".join(sorted(calibration.image_hashes[h].name for h in shared)[:3])
+    """Raise :class:`InputError` if calibration saw an evaluation picture: by content, by COCO id, or as a copy.
+
+    Copies that were scaled or encoded again are found by their difference hash (:func:`lowbit.imaging.fingerprint`).
+    """
+    from lowbit.imaging import fingerprint
+
+    same = dataset.image_hashes.keys() & calibration.image_hashes.keys()
+    leaks = {calibration.image_hashes[h]: "the same file" for h in same}
+    ids = {match.group(1) for image in dataset.images if (match := _COCO_NAME.fullmatch(image.path.name))}
+    for path in calibration.paths:
+        match = _COCO_NAME.fullmatch(path.name)
+        if match and match.group(1) in ids:
+            leaks.setdefault(path, "the same COCO id")
+    with ThreadPoolExecutor(2) as pool:
+        seen = np.stack(list(pool.map(fingerprint, [image.path for image in dataset.images])))
+        mine = list(pool.map(fingerprint, calibration.paths))
+    for path, bits in zip(calibration.paths, mine, strict=True):
+        # A picture without structure (one colour) has no fingerprint to compare.
+        if bits.any() and int((seen != bits).sum(1).min()) <= _SAME_PICTURE_BITS:
+            leaks.setdefault(path, "a scaled or re-encoded copy")
+    if leaks:
+        examples = "; ".join(f"{path.name}, {why}" for path, why in sorted(leaks.items())[:3])
         raise InputError(
-            f"{calibration.source}: {len(shared)} of its pictures are evaluation pictures of {dataset.annotations} "
+            f"{calibration.source}: {len(leaks)} of its pictures are evaluation pictures of {dataset.annotations} "
             f"({examples}). Calibrate on other pictures: the measured drop would be too small."
         )

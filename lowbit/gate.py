@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from dataclasses import dataclass
 from enum import StrEnum
@@ -28,18 +29,25 @@ class Decision:
     reason: str
 
 
+# What a limit can be on beside mAP: allowed drops as fractions (``score_shift``: of a score), and the least share of
+# MACs in integer kernels on the CPU provider.
+DROPS = ("map", "map50", "map75", "map_small", "map_medium", "map_large", "recall", "worst_class", "score_shift")
+LEAST = ("int8_macs",)
+
+
 @dataclass(frozen=True)
 class Thresholds:
-    """Allowed mAP drops as fractions, read from ``thresholds.toml``: ``[default]`` and ``[<detector>]`` tables.
+    """Limits read from ``thresholds.toml``: ``[default]`` and ``[<detector>]`` tables.
 
-    A key is a precision (``int8``) or a whole scheme id; the most specific one counts.
+    A key is a precision (``int8``) or a whole scheme id; the most specific one counts. A value is the allowed drop of
+    mAP, or a table of limits that has ``map`` and any of :data:`DROPS` and :data:`LEAST`.
     """
 
     source: Path
-    tables: dict[str, dict[str, float]]
+    tables: dict[str, dict[str, dict[str, float]]]
 
-    def drop(self, detector: str, scheme: str, precision: str) -> float:
-        """The allowed drop. Raises :class:`InputError` if no entry covers the precision."""
+    def limits(self, detector: str, scheme: str, precision: str) -> dict[str, float]:
+        """The limits of a scheme. Raises :class:`InputError` if no entry covers its precision."""
         for table in (detector, "default"):
             for key in (scheme, precision):
                 if key in self.tables.get(table, {}):
@@ -50,23 +58,44 @@ class Thresholds:
 
 
 def load_thresholds(path: Path) -> Thresholds:
-    """Read thresholds. Raises :class:`InputError` for a missing or malformed file or a drop outside [0, 1]."""
-    data = _read_toml(path)
-    tables: dict[str, dict[str, float]] = {}
-    for name, table in data.items():
+    """Read thresholds. Raises :class:`InputError` for a missing or malformed file or a limit outside [0, 1]."""
+    tables: dict[str, dict[str, dict[str, float]]] = {}
+    for name, table in _read_toml(path).items():
         if not isinstance(table, dict):
             raise InputError(f"{path}: '{name}' stands outside a table. Put it under [default] or [<detector>].")
-        for key, value in table.items():
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-                raise InputError(
-                    f"{path}: [{name}] {key} = {value!r} is no fraction of mAP between 0 and 1 (1.0 point is 0.010)."
-                )
-        tables[name] = {key: float(value) for key, value in table.items()}
+        tables[name] = {key: _limits(path, f"[{name}] {key}", value) for key, value in table.items()}
     return Thresholds(path, tables)
 
 
-def decide(drop: float, interval: tuple[float, float], threshold: float, inconclusive: str = "warn") -> Decision:
-    """Judge a drop (fractions of mAP) by its 95 % interval.
+def _limits(path: Path, where: str, value: Any) -> dict[str, float]:
+    given = value if isinstance(value, dict) else {"map": value}
+    unknown = given.keys() - {*DROPS, *LEAST}
+    if unknown or "map" not in given:
+        raise InputError(f"{path}: {where} needs 'map' and may have {', '.join((*DROPS[1:], *LEAST))}, not {unknown}.")
+    for key, limit in given.items():
+        if isinstance(limit, bool) or not isinstance(limit, int | float) or not 0 <= limit <= 1:
+            raise InputError(f"{path}: {where}: {key} = {limit!r} is no fraction between 0 and 1 (1.0 point is 0.010).")
+    return {key: float(limit) for key, limit in given.items()}
+
+
+def broken_limits(limits: dict[str, float], drops: dict[str, float], int8_macs: float | None) -> list[str]:
+    """Every limit but mAP's that is broken, in words. These compare point estimates; mAP is judged by its interval."""
+    said = [
+        f"{name} drops {points(drops[name])} points, limit {points(limit)}"
+        for name, limit in limits.items()
+        if name != "map" and name in drops and drops[name] > limit
+    ]
+    if int8_macs is not None and int8_macs < limits.get("int8_macs", 0.0):
+        said.append(
+            f"{int8_macs:.1%} of the MACs ran in integer kernels, at least {limits['int8_macs']:.1%} are expected"
+        )
+    return said
+
+
+def decide(
+    drop: float, interval: tuple[float, float], threshold: float, inconclusive: str = "warn", images: int | None = None
+) -> Decision:
+    """Judge a drop (fractions of mAP), measured on ``images`` images, by its 95 % interval.
 
     Passed when the whole interval is within the threshold, failed when all of it is beyond, else inconclusive:
     ``inconclusive`` then lets it through (``pass``), stops it (``fail``) or follows the point estimate (``warn``).
@@ -79,7 +108,19 @@ def decide(drop: float, interval: tuple[float, float], threshold: float, inconcl
         return Decision(Verdict.FAILED, False, said)
     allowed = {"pass": True, "fail": False, "warn": drop <= threshold}[inconclusive]
     by = "the point estimate decides" if inconclusive == "warn" else f"--inconclusive={inconclusive} decides"
-    return Decision(Verdict.INCONCLUSIVE, allowed, f"{said}: the interval holds the threshold, {by}")
+    settle = f"; {_settling(drop, interval, threshold, images)} would settle it" if images else ""
+    return Decision(Verdict.INCONCLUSIVE, allowed, f"{said}: the interval holds the threshold, {by}{settle}")
+
+
+def _settling(drop: float, interval: tuple[float, float], threshold: float, images: int) -> str:
+    """How many images like these make the interval leave the threshold out, if the drop stays what it is.
+
+    The interval's half on the threshold's side shrinks with the square root of the number of images.
+    """
+    side = interval[1] - drop if drop <= threshold else drop - interval[0]
+    distance = abs(threshold - drop)
+    needed = images * (side / distance) ** 2 if distance > 0 else math.inf
+    return f"about {math.ceil(needed / 10) * 10} images" if needed < 100_000 else "no practical number of images"
 
 
 def points(fraction: float) -> str:

@@ -286,3 +286,30 @@ def _weight(
         scales,
         data_quantized,
     )
+
+
+def macs(model: onnx.ModelProto) -> dict[str, int]:
+    """Multiply-accumulates of every convolution and matrix product, under the node's name and under its output's.
+
+    Of a convolution: its weight's elements times its output's positions; of a product: its output's elements times the
+    inner size. Nodes whose shapes can't be inferred are left out.
+    """
+    import onnx
+
+    inferred = onnx.shape_inference.infer_shapes(model).graph
+    shapes = {t.name: tuple(t.dims) for t in inferred.initializer}
+    for value in (*inferred.value_info, *inferred.input, *inferred.output):
+        shapes[value.name] = tuple(d.dim_value for d in value.type.tensor_type.shape.dim)
+    found: dict[str, int] = {}
+    for node in inferred.node:
+        if node.op_type not in WEIGHTED_OPS:
+            continue
+        output, second = shapes.get(node.output[0]), shapes.get(node.input[1])
+        if not output or not second or 0 in output or 0 in second:
+            continue
+        if node.op_type == "MatMul":
+            count = int(np.prod(output)) * second[-2]
+        else:  # for Gemm, the output has one position
+            count = int(np.prod(second) * np.prod(output) // output[1])
+        found[node.name] = found[node.output[0]] = count
+    return found

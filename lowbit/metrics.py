@@ -43,6 +43,8 @@ class Accuracy:
     """COCO metrics as fractions; NaN-free: a metric without any object is ``None``.
 
     ``recall``: share of objects found at confidence 0.25 and IoU 0.5; ``miss_rate``: the rest. ``ar``: COCO's AR@100.
+    ``object_scores``: float64 [objects], for every counted object the score of what matched it at IoU 0.5, 0 if nothing
+    did, in an order that depends on the data set only.
     """
 
     map: float
@@ -56,6 +58,7 @@ class Accuracy:
     miss_rate: float
     per_class: dict[str, float]
     matches: tuple[Matches, ...]
+    object_scores: NDArray[np.float64]
 
 
 def evaluate(dataset: Dataset, detections: Mapping[int, Detections]) -> Accuracy:
@@ -79,7 +82,8 @@ def evaluate(dataset: Dataset, detections: Mapping[int, Detections]) -> Accuracy
     stats = [float(value) for value in scorer.stats]
     per_category = _mean_where_defined(scorer.eval["precision"][:, :, :, 0, 2])
     matches = _matches(scorer, len(dataset.images))
-    recall = _deployed_recall(dataset, scorer)
+    object_scores = _object_scores(scorer, len(dataset.images))
+    recall = float((object_scores >= DEPLOYED_CONFIDENCE).mean()) if len(object_scores) else 0.0
     return Accuracy(
         map=max(stats[0], 0.0),
         map50=max(stats[1], 0.0),
@@ -92,6 +96,7 @@ def evaluate(dataset: Dataset, detections: Mapping[int, Detections]) -> Accuracy
         miss_rate=1.0 - recall,
         per_class={n: v for n, v in zip(dataset.category_names, per_category, strict=True) if v is not None},
         matches=matches,
+        object_scores=object_scores,
     )
 
 
@@ -158,24 +163,45 @@ def _matches(scorer: Any, images: int) -> tuple[Matches, ...]:
     return tuple(out)
 
 
-def _deployed_recall(dataset: Dataset, scorer: Any) -> float:
-    """Share of counted objects that a detection of at least the deployed confidence matches at IoU 0.5."""
-    areas, images = len(scorer.params.areaRng), len(dataset.images)
-    found = total = 0
+def _object_scores(scorer: Any, images: int) -> NDArray[np.float64]:
+    """The score that found each counted object at IoU 0.5, by category, image and annotation; 0 where none did."""
+    areas = len(scorer.params.areaRng)
+    found: list[float] = []
     for k in range(len(scorer.params.catIds)):
         for result in scorer.evalImgs[k * areas * images : k * areas * images + images]:
             if result is None:
                 continue
-            counted = np.asarray(result["gtIgnore"]) == 0
-            total += int(counted.sum())
             score_of = dict(zip(result["dtIds"], result["dtScores"], strict=True))
-            matched = np.asarray(result["gtMatches"])[0]
-            found += sum(
-                1
-                for match, count in zip(matched, counted, strict=True)
-                if count and match > 0 and score_of[int(match)] >= DEPLOYED_CONFIDENCE
-            )
-    return found / total if total else 0.0
+            # pycocotools sorts ignored objects last and keeps the others' order.
+            matches = zip(np.asarray(result["gtMatches"])[0], result["gtIgnore"], strict=True)
+            found += [score_of[int(match)] if match > 0 else 0.0 for match, ignored in matches if not ignored]
+    return np.asarray(found)
+
+
+def compare(reference: Accuracy, quantized: Accuracy) -> dict[str, float]:
+    """Drops from the reference, as fractions, of every metric that both have.
+
+    ``worst_class``: the largest drop of one class's AP. ``score_shift``: by how much scores of objects that both find
+    at IoU 0.5 fall on average. ``lost``: share of all objects that the reference finds at confidence 0.25 and the
+    quantized detector does not.
+    """
+    names = ("map", "map50", "map75", "map_small", "map_medium", "map_large", "ar", "recall")
+    pairs = {name: (getattr(reference, name), getattr(quantized, name)) for name in names}
+    drops = {name: one - other for name, (one, other) in pairs.items() if one is not None and other is not None}
+    drops["worst_class"] = worst_class(reference, quantized)[1]
+    before, after = reference.object_scores, quantized.object_scores
+    both = (before > 0) & (after > 0)
+    drops["score_shift"] = float((before[both] - after[both]).mean()) if both.any() else 0.0
+    lost = (before >= DEPLOYED_CONFIDENCE) & (after < DEPLOYED_CONFIDENCE)
+    drops["lost"] = float(lost.mean()) if len(lost) else 0.0
+    return drops
+
+
+def worst_class(reference: Accuracy, quantized: Accuracy) -> tuple[str, float]:
+    """The class whose AP falls most, and by how much."""
+    drops = {name: ap - quantized.per_class.get(name, 0.0) for name, ap in reference.per_class.items()}
+    name = max(sorted(drops), key=lambda n: drops[n])
+    return name, drops[name]
 
 
 def resampled_map(matches: tuple[Matches, ...], weights: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -220,14 +246,26 @@ def resampled_map(matches: tuple[Matches, ...], weights: NDArray[np.int64]) -> N
 def drop_interval(
     reference: Accuracy, quantized: Accuracy, images: int, *, confidence: float = 0.95, seed: int = 0
 ) -> tuple[float, float]:
-    """The interval of ``reference.map - quantized.map`` by a paired percentile bootstrap over images.
+    """The interval of ``reference.map - quantized.map``, by :func:`interval_of_drops`."""
+    return interval_of_drops(reference.matches, quantized.matches, images, confidence=confidence, seed=seed)
+
+
+def interval_of_drops(
+    reference: tuple[Matches, ...],
+    quantized: tuple[Matches, ...],
+    images: int,
+    *,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """The interval of the drop of mAP by a paired percentile bootstrap over images.
 
     Both detectors are scored on the same draws (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, ch. 13).
     Seeded: the same inputs give the same interval.
     """
     rng = np.random.default_rng(seed)
     weights = rng.multinomial(images, np.full(images, 1 / images), RESAMPLES)
-    drops = resampled_map(reference.matches, weights) - resampled_map(quantized.matches, weights)
+    drops = resampled_map(reference, weights) - resampled_map(quantized, weights)
     tail = (1 - confidence) / 2 * 100
     low, high = np.nanpercentile(drops, [tail, 100 - tail])
     return float(low), float(high)

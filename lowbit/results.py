@@ -42,7 +42,10 @@ class ArtifactRecord(_Model):
 
 
 class RuntimeRecord(_Model):
-    """How it was run. ``parity``: largest difference to unoptimized execution as a share of the output's range."""
+    """How it was run. ``parity``: share of confident detections that unoptimized execution has too.
+
+    ``int8_mac_fraction``: share of the multiply-accumulates that ran as integer kernels.
+    """
 
     provider: str
     options: dict[str, Any]
@@ -95,6 +98,8 @@ class Entry(_Model):
     miss_rate: float | None = None
     drop: float | None = None
     drop_ci: tuple[float, float] | None = None
+    drops: dict[str, float] | None = None
+    worst_class: str | None = None
     threshold: float | None = None
     artifact: ArtifactRecord | None = None
     runtime: RuntimeRecord | None = None

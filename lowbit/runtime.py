@@ -1,4 +1,4 @@
-"""Sessions: providers and their options, what this machine can do, predictions, parity.
+"""Sessions: providers and their options, what this machine can do, predictions.
 
 The deployed artifact is what is measured: :func:`open_session` is the one place that makes a session, for accuracy and
 for latency alike.
@@ -38,13 +38,14 @@ class SessionOptions:
     """What a session is made with; recorded with every result.
 
     ``threads``: intra-op threads, fixed so that timings repeat. ``config``: ONNX Runtime session configuration entries.
-    ``optimized``: False is ``ORT_DISABLE_ALL``, the parity reference.
+    ``optimized``: False is ``ORT_DISABLE_ALL``, the parity reference. ``profile``: where to write ONNX Runtime's profile.
     """
 
     provider: str = "cpu"
     threads: int = field(default_factory=lambda: available_cores())
     config: tuple[tuple[str, str], ...] = ()
     optimized: bool = True
+    profile: Path | None = None
 
     def as_json(self) -> dict[str, Any]:
         """For results.json."""
@@ -91,6 +92,9 @@ def open_session(path: Path, options: SessionOptions) -> onnxruntime.InferenceSe
     settings.graph_optimization_level = levels.ORT_ENABLE_ALL if options.optimized else levels.ORT_DISABLE_ALL
     for key, value in options.config:
         settings.add_session_config_entry(key, value)
+    if options.profile:
+        settings.enable_profiling = True
+        settings.profile_file_prefix = str(options.profile)
     wanted = PROVIDERS[options.provider]
     try:
         session = onnxruntime.InferenceSession(str(path), settings, providers=[wanted])

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from fixtures.options import Case
-from fixtures.recording import Record, describe_accuracy, describe_artifact, save_detections
+from fixtures.recording import Record, describe_accuracy, describe_artifact, describe_runtime, save_detections
 from fixtures.workbench import Evidence, Workbench
-from lowbit import gate, runtime
+from lowbit import gate
 from lowbit.artifacts import Artifact
 from lowbit.graph import Structure
 
@@ -30,15 +30,14 @@ def test_map_drop(
     run_folder: Path,
 ) -> None:
     dataset = workbench.dataset(case.detector)
-    threshold = workbench.thresholds.drop(case.detector, case.scheme.id, case.scheme.precision)
-    options = runtime.deployed_options(case.scheme.precision, case.provider)
+    limits = workbench.thresholds.limits(case.name, case.scheme.id, case.scheme.precision)
     record(
         **describe_artifact(artifact, structure, run_folder),
         **describe_accuracy(evidence),
         dataset=dataset.name,
         images=len(dataset.images),
-        threshold=threshold,
-        runtime={"provider": runtime.PROVIDERS[case.provider], "options": options.as_json()},
+        **describe_runtime(case, workbench, evidence.parity),
+        threshold=limits["map"],
     )
     save_detections(case, evidence, run_folder)
     if case.scheme.id == "fp32":
@@ -47,8 +46,12 @@ def test_map_drop(
             "nothing. Do data set, classes and input scaling belong to it?"
         )
         return
-    decision = gate.decide(evidence.drop, evidence.interval, threshold, workbench.inconclusive)
+    images = len(dataset.images)
+    decision = gate.decide(evidence.drop, evidence.interval, limits["map"], workbench.inconclusive, images)
     record(verdict=decision.verdict.value, reason=decision.reason)
     if decision.verdict is gate.Verdict.INCONCLUSIVE:
         warnings.warn(f"{case.id}: {decision.reason}", stacklevel=1)
     assert decision.allowed, decision.reason
+    int8_macs = workbench.kernels(case).int8_mac_fraction if case.provider == "cpu" else None
+    broken = gate.broken_limits(limits, evidence.drops, int8_macs)
+    assert not broken, "; ".join(broken)

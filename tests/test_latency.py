@@ -11,9 +11,9 @@ import onnxruntime
 import pytest
 
 from fixtures.options import Case
-from fixtures.recording import Record, describe_artifact
+from fixtures.recording import Record, describe_artifact, describe_runtime
 from fixtures.workbench import Workbench, reference_of
-from lowbit import latency, runtime
+from lowbit import latency
 from lowbit.artifacts import Artifact
 from lowbit.graph import Structure
 
@@ -34,7 +34,6 @@ def test_latency(
     run_folder: Path,
 ) -> None:
     feed = {session.get_inputs()[0].name: timing_input}
-    options = runtime.deployed_options(case.scheme.precision, case.provider)
     benchmark.group = f"{case.name} on {case.provider}"
     benchmark.pedantic(session.run, args=(None, feed), rounds=ROUNDS, warmup_rounds=latency.WARM_UP)
     timing = latency.summarize(benchmark.stats.stats.data)
@@ -47,10 +46,10 @@ def test_latency(
             lambda: reference.run(None, feed), lambda: session.run(None, feed), pairs=PAIRS
         )
         speed = {"speedup": ratio.ratio, "speedup_ci": (ratio.low, ratio.high)}
-    benchmark.extra_info.update(measured, **speed, **options.as_json())
+    benchmark.extra_info.update(measured, **speed, **workbench.options(case).as_json())
     record(
         **describe_artifact(artifact, structure, run_folder),
         latency={**measured, **speed, "host": latency.host()},
-        runtime={"provider": runtime.PROVIDERS[case.provider], "options": options.as_json()},
+        **describe_runtime(case, workbench),
     )
     assert timing.rounds == ROUNDS

@@ -46,8 +46,8 @@ def _section(detector: str, provider: str, entries: Sequence[Entry]) -> list[str
         "",
         recommend(entries),
         "",
-        "| scheme | AP | drop, points [95 % interval] | p50, ms | speed-up | size, MB | verdict |",
-        "|---|---:|---:|---:|---:|---:|---|",
+        "| scheme | AP | drop, points [95 % interval] | p50, ms | speed-up | size, MB | integer MACs | verdict |",
+        "|---|---:|---:|---:|---:|---:|---:|---|",
     ]
     for entry in entries:
         drop = "" if entry.drop is None else points(entry.drop)
@@ -58,17 +58,24 @@ def _section(detector: str, provider: str, entries: Sequence[Entry]) -> list[str
         speed = "" if timing is None or timing.speedup is None else f"{timing.speedup:.2f}x"
         if ci and entry.scheme != "fp32":
             speed += f" [{ci[0]:.2f}, {ci[1]:.2f}]"
+        integer = entry.runtime.int8_mac_fraction if entry.runtime else None
         verdict = _VERDICTS[entry.status] + (" (expected)" if entry.expected_failure else "")
         lines.append(
             f"| {_escape(entry.scheme)} | {_number(entry.map, 4)} | {drop} | "
             f"{_number(timing.p50 * 1000 if timing else None, 2)} | {speed} | "
-            f"{_number(entry.artifact.bytes / 1e6 if entry.artifact else None, 2)} | {verdict} |"
+            f"{_number(entry.artifact.bytes / 1e6 if entry.artifact else None, 2)} | "
+            f"{'' if integer is None else f'{integer:.1%}'} | {verdict} |"
         )
     lines.append("")
     for entry in entries:
         why = entry.expected_failure or entry.reason
         if why and entry.status is not Status.PASSED:
             lines.append(f"- `{_escape(entry.scheme)}`: {_escape(why.splitlines()[0])}")
+    in_name_only = [f"`{_escape(e.scheme)}`" for e in entries if _in_name_only(e)]
+    if in_name_only:
+        lines.append(
+            f"- INT8 in name only on this provider, most of the arithmetic ran in float: {', '.join(in_name_only)}"
+        )
     return [*lines, ""] if lines[-1] else lines
 
 
@@ -96,6 +103,11 @@ def recommend(entries: Sequence[Entry]) -> str:
     timed = any(e.latency and e.latency.speedup is not None for e in good)
     why = "none of those within their threshold is faster than FP32 here" if timed else "latency was not measured"
     return f"**`{_escape(best.scheme)}`** loses least ({points(best.drop)} points of AP); {why}" + _caveat(best)
+
+
+def _in_name_only(entry: Entry) -> bool:
+    fraction = entry.runtime.int8_mac_fraction if entry.runtime else None
+    return entry.scheme.startswith("int8") and fraction is not None and fraction < 0.5
 
 
 def _fast_and_true(entries: Sequence[Entry]) -> Entry:

@@ -32,14 +32,16 @@ def test_decide(drop: float, interval: tuple[float, float], policy: str, verdict
 
 def test_the_most_specific_threshold_counts(tmp_path: Path) -> None:
     path = tmp_path / "thresholds.toml"
-    path.write_text('[default]\nint8 = 0.01\n"int8-ort-minmax" = 0.02\n[mine]\nint8 = 0.03\n"int8-x" = 0.04\n')
+    path.write_text(
+        '[default]\nint8 = 0.01\n"int8-ort-minmax" = 0.02\n[mine]\nint8 = 0.03\n"int8-x" = {map = 0.04, recall = 0.05}\n'
+    )
     thresholds = load_thresholds(path)
-    assert thresholds.drop("other", "int8-modelopt-max", "int8") == 0.01
-    assert thresholds.drop("other", "int8-ort-minmax", "int8") == 0.02
-    assert thresholds.drop("mine", "int8-ort-minmax", "int8") == 0.03
-    assert thresholds.drop("mine", "int8-x", "int8") == 0.04
+    assert thresholds.limits("other", "int8-modelopt-max", "int8") == {"map": 0.01}
+    assert thresholds.limits("other", "int8-ort-minmax", "int8") == {"map": 0.02}
+    assert thresholds.limits("mine", "int8-ort-minmax", "int8") == {"map": 0.03}
+    assert thresholds.limits("mine", "int8-x", "int8") == {"map": 0.04, "recall": 0.05}
     with pytest.raises(InputError, match="no threshold for fp8"):
-        thresholds.drop("mine", "fp8-modelopt-k0", "fp8")
+        thresholds.limits("mine", "fp8-modelopt-k0", "fp8")
 
 
 @pytest.mark.parametrize(
@@ -75,5 +77,5 @@ def test_bad_expected_failures_are_refused(tmp_path: Path, text: str) -> None:
 def test_what_ships_is_well_formed_and_strict() -> None:
     """INT8 may lose 1.0 point, no more; a looser gate gates nothing."""
     thresholds = load_thresholds(HERE / "thresholds.toml")
-    assert thresholds.drop("shapes10n", "int8-modelopt-entropy", "int8") <= 0.010
+    assert thresholds.limits("shapes10n", "int8-modelopt-entropy", "int8")["map"] <= 0.010
     load_expected_failures(HERE / "expected_failures.toml")

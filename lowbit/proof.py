@@ -1,0 +1,172 @@
+"""A tool's output is believed after a check: parity with unoptimized execution, and the kernels that really ran."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lowbit import graph
+from lowbit.decode import Detections, HeadContract, decode
+from lowbit.errors import LowbitError
+from lowbit.runtime import SessionOptions, open_session
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+# A detection of at least SEEN must have a counterpart of at least SEEN - SLACK: integer kernels round differently from
+# the float execution of the same Q/DQ graph, and a score that hovers around a threshold must not count as a fault.
+SEEN = 0.30
+SLACK = 0.15
+SAME_IOU = 0.6
+MIN_AGREEMENT = 0.90
+INTEGER_OPS = frozenset(
+    {
+        "QLinearConv",
+        "ConvInteger",
+        "QLinearMatMul",
+        "MatMulInteger",
+        "MatMulIntegerToFloat",
+        "DynamicQuantizeMatMul",
+        "QGemm",
+    }
+)
+FLOAT_OPS = frozenset(
+    {"Conv", "FusedConv", "NhwcFusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "ConvTranspose"}
+)
+# What to try when an optimized session is wrong, and how to say it.
+_SUSPECTS: tuple[tuple[str, dict[str, str]], ...] = (
+    ("session.qdqisint8allowed=1 (keeps S8 activations from being rewritten to U8)", {"session.qdqisint8allowed": "1"}),
+    (
+        "session.disable_quant_qdq=1 (keeps Q/DQ from being fused into integer kernels)",
+        {"session.disable_quant_qdq": "1"},
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Parity:
+    """``agreement``: share of confident detections that both executions have; 1.0 where neither has any.
+
+    ``detections``: how many were compared.
+    """
+
+    agreement: float
+    detections: int
+
+
+@dataclass(frozen=True, slots=True)
+class Kernels:
+    """Which kernels a session ran. ``int8_mac_fraction``: share of the multiply-accumulates of convolutions and matrix
+    products that ran as integer kernels; ``None`` where a provider hides its kernels. ``float_nodes``: weighted nodes
+    that ran in float, largest first. ``providers``: nodes a provider ran."""
+
+    int8_mac_fraction: float | None
+    float_nodes: tuple[str, ...]
+    providers: dict[str, int]
+
+
+def agreement(first: Sequence[Detections], second: Sequence[Detections]) -> Parity:
+    """Compare two executions' detections image by image, both ways. Raises ``ValueError`` for unequal lengths."""
+    matched = total = 0
+    for one, other in zip(first, second, strict=True):
+        for mine, theirs in ((one, other), (other, one)):
+            for index in np.flatnonzero(mine.scores >= SEEN):
+                total += 1
+                rivals = (theirs.classes == mine.classes[index]) & (theirs.scores >= SEEN - SLACK)
+                matched += bool((_iou(mine.boxes[index], theirs.boxes[rivals]) >= SAME_IOU).any())
+    return Parity(matched / total if total else 1.0, total)
+
+
+def _iou(box: NDArray[np.float32], boxes: NDArray[np.float32]) -> NDArray[np.float64]:
+    low = np.maximum(box[:2], boxes[:, :2])
+    high = np.minimum(box[2:], boxes[:, 2:])
+    shared = np.clip(high - low, 0, None).prod(1)
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(1) + (box[2:] - box[:2]).prod()
+    return np.asarray(shared / np.maximum(areas - shared, 1e-9), float)
+
+
+def check_parity(
+    path: Path,
+    deployed: onnxruntime.InferenceSession,
+    options: SessionOptions,
+    contract: HeadContract,
+    inputs: Sequence[NDArray[np.float32]],
+) -> Parity:
+    """Run an artifact as deployed and with ``ORT_DISABLE_ALL`` on the CPU, and compare.
+
+    ``inputs``: float32 [1, 3, S, S] each. Raises :class:`LowbitError` if they disagree by more than quantization's own
+    noise, naming the session option that mends it if one of the known ones does. This has happened: ONNX Runtime
+    1.24.4 turns a QCDQ graph's 0.39 AP into 0.03 without an error, by its S8-to-U8 rewrite.
+    """
+    reference = _detect(open_session(path, SessionOptions(threads=options.threads, optimized=False)), contract, inputs)
+    parity = agreement(_detect(deployed, contract, inputs), reference)
+    if parity.agreement >= MIN_AGREEMENT:
+        return parity
+    mends = [
+        said
+        for said, entries in _SUSPECTS
+        if agreement(_detect(_with(path, options, entries), contract, inputs), reference).agreement >= MIN_AGREEMENT
+    ]
+    advice = f"It is mended by {' or by '.join(mends)}." if mends else "No known session option mends it."
+    raise LowbitError(
+        f"{path}: the deployed session options change what the detector sees: only {parity.agreement:.0%} of "
+        f"{parity.detections} confident detections agree with ORT_DISABLE_ALL. {advice}"
+    )
+
+
+def _with(path: Path, options: SessionOptions, entries: dict[str, str]) -> onnxruntime.InferenceSession:
+    return open_session(path, replace(options, config=(*options.config, *entries.items())))
+
+
+def _detect(
+    session: onnxruntime.InferenceSession, contract: HeadContract, inputs: Sequence[NDArray[np.float32]]
+) -> list[Detections]:
+    name = session.get_inputs()[0].name
+    return [decode(session.run(None, {name: tensor})[0], contract) for tensor in inputs]
+
+
+def kernels(path: Path, options: SessionOptions, tensor: NDArray[np.float32]) -> Kernels:
+    """Profile one run (after one to warm up) and read which kernels did the work.
+
+    The profile does not show the shapes of packed weights, so MACs come from the artifact's graph, and kernels find
+    their node by its name, which ONNX Runtime keeps as the beginning of the names that it makes.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        session = open_session(path, replace(options, profile=Path(folder) / "profile"))
+        name = session.get_inputs()[0].name
+        session.run(None, {name: tensor})
+        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+    return read_profile(events, graph.macs(graph.load(path)))
+
+
+def read_profile(events: Sequence[dict[str, Any]], macs: Mapping[str, int]) -> Kernels:
+    """What :func:`kernels` reads from a profile's events; ``macs``: a node's name or output to its MACs."""
+    providers: dict[str, str] = {}
+    ran: dict[str, tuple[str, int]] = {}
+    hidden = False
+    for event in events:
+        arguments = event.get("args", {})
+        if event.get("cat") != "Node" or not event.get("name", "").endswith("_kernel_time"):
+            continue
+        op, name = arguments.get("op_name", ""), event["name"].removesuffix("_kernel_time")
+        providers[name] = arguments.get("provider", "")
+        hidden |= op.startswith("TRTKernel")
+        if op in INTEGER_OPS or op in FLOAT_OPS:
+            origin = max((known for known in macs if name.startswith(known)), key=len, default=None)
+            ran[name] = (op, macs[origin] if origin else 0)
+    total = sum(count for _, count in ran.values())
+    integer = sum(count for op, count in ran.values() if op in INTEGER_OPS)
+    floating = sorted(((count, name) for name, (op, count) in ran.items() if op in FLOAT_OPS), reverse=True)
+    return Kernels(
+        None if hidden or not total else integer / total,
+        tuple(name for _, name in floating),
+        dict(Counter(providers.values())),
+    )

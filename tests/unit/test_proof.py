@@ -1,0 +1,121 @@
+"""Parity and kernel proof, on the toy detector and on faults put in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from lowbit import graph, proof, runtime
+from lowbit.decode import Detections
+from lowbit.errors import LowbitError
+from lowbit.imaging import preprocess
+from lowbit.quantizers import Job, ort
+from tests.unit import toys
+
+
+@pytest.fixture(scope="module")
+def detector(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return toys.make_detector(tmp_path_factory.mktemp("toy") / "toy.onnx")
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> list[NDArray[np.float32]]:
+    folder = tmp_path_factory.mktemp("pictures")
+    toys.make_pictures(folder, 3, seed=1)
+    return [preprocess(path, toys.SIZE)[0] for path in sorted(folder.iterdir())]
+
+
+@pytest.fixture(scope="module")
+def quantized(detector: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from lowbit.datasets import load_calibration
+
+    folder = tmp_path_factory.mktemp("quantized")
+    calibration = load_calibration(toys.make_calibration(folder))
+    output = folder / "model.onnx"
+    settings = {"calibration_method": "minmax"}
+    ort.build(Job("int8-ort-minmax", settings, detector, {}, toys.SIZE, calibration, output, lambda _: None))
+    return output
+
+
+def detections(*rows: tuple[float, float, float, float, float, int]) -> Detections:
+    table = np.array(rows, float).reshape(-1, 6)
+    return Detections(table[:, :4].astype(np.float32), table[:, 4].astype(np.float32), table[:, 5].astype(np.int64))
+
+
+BOX = (10.0, 10.0, 50.0, 50.0)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        ([(*BOX, 0.9, 1)], [(*BOX, 0.8, 1)], 1.0),
+        ([(*BOX, 0.9, 1)], [(*BOX, 0.9, 2)], 0.0),
+        ([(*BOX, 0.9, 1)], [(60.0, 10.0, 90.0, 50.0, 0.9, 1)], 0.0),
+        ([(*BOX, 0.9, 1)], [], 0.0),
+        ([(*BOX, 0.31, 1)], [(*BOX, 0.27, 1)], 1.0),
+        ([(*BOX, 0.31, 1)], [(*BOX, 0.10, 1)], 0.0),
+        ([(*BOX, 0.9, 1), (60.0, 10.0, 90.0, 50.0, 0.9, 1)], [(*BOX, 0.9, 1)], 2 / 3),
+        ([], [], 1.0),
+    ],
+    ids=["scores", "class", "place", "blind", "hovering", "gone", "one of two", "nothing"],
+)
+def test_agreement(first: list[tuple[float, ...]], second: list[tuple[float, ...]], expected: float) -> None:
+    parity = proof.agreement([detections(*first)], [detections(*second)])
+    assert parity.agreement == pytest.approx(expected)
+
+
+def test_a_sound_artifact_has_parity(quantized: Path, inputs: list[NDArray[np.float32]]) -> None:
+    options = runtime.deployed_options("int8")
+    contract = graph.contract_of(quantized, graph.load(quantized))
+    parity = proof.check_parity(quantized, runtime.open_session(quantized, options), options, contract, inputs)
+    assert parity.agreement == 1.0
+    assert parity.detections > 3
+
+
+def test_a_session_that_computes_something_else_is_found(
+    quantized: Path, inputs: list[NDArray[np.float32]], tmp_path: Path
+) -> None:
+    """The fault that ONNX Runtime 1.24.4 brought of itself: what is deployed reads a scale wrong, and says nothing."""
+    model = onnx.load(str(quantized))
+    scales = [t for t in model.graph.initializer if t.name.startswith("images") and "scale" in t.name]
+    assert scales
+    scales[0].CopyFrom(numpy_helper.from_array(numpy_helper.to_array(scales[0]) / 8, scales[0].name))
+    onnx.save(model, str(tmp_path / "wrong.onnx"))
+    options = runtime.deployed_options("int8")
+    contract = graph.contract_of(quantized, graph.load(quantized))
+    with pytest.raises(LowbitError, match=r"change what the detector sees: only \d+%"):
+        proof.check_parity(quantized, runtime.open_session(tmp_path / "wrong.onnx", options), options, contract, inputs)
+
+
+def test_kernels_tell_integers_from_floats(detector: Path, quantized: Path, inputs: list[NDArray[np.float32]]) -> None:
+    options = runtime.deployed_options("int8")
+    assert proof.kernels(detector, options, inputs[0]).int8_mac_fraction == 0.0
+    integer = proof.kernels(quantized, options, inputs[0])
+    assert integer.int8_mac_fraction == 1.0
+    assert not integer.float_nodes
+    assert set(integer.providers) == {"CPUExecutionProvider"}
+
+
+def test_int8_in_name_only_is_found(quantized: Path, inputs: list[NDArray[np.float32]]) -> None:
+    """The same file, with the fusion to integer kernels switched off: it says INT8 and runs in float."""
+    options = runtime.SessionOptions(config=(("session.disable_quant_qdq", "1"),))
+    found = proof.kernels(quantized, options, inputs[0])
+    assert found.int8_mac_fraction == 0.0
+    assert len(found.float_nodes) == 4
+
+
+def test_macs_are_counted_from_shapes(detector: Path) -> None:
+    macs = graph.macs(graph.load(detector))
+    assert macs["/model.0/Conv"] == 3 * 3 * 64 * 64
+    assert macs["/model.1/level8/Conv"] == 66 * 3 * 8 * 8 * 8 * 8
+    assert macs["c32"] == macs["/model.1/level32/Conv"] == 66 * 3 * 32 * 32 * 2 * 2
+
+
+def test_a_provider_that_hides_its_kernels_proves_nothing() -> None:
+    event = {"cat": "Node", "name": "x_kernel_time", "args": {"op_name": "TRTKernel_graph_1", "provider": "Tensorrt"}}
+    assert proof.read_profile([event], {}).int8_mac_fraction is None
