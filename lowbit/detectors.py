@@ -187,6 +187,11 @@ def load_state(path: Path, *, trust: bool = False) -> dict[str, torch.Tensor]:
         if not hasattr(module, "state_dict"):
             raise InputError(f"{path}: holds no model, but a {type(module).__name__}.")
         state = module.state_dict()
+    broken = [name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
+    if broken:
+        raise InputError(
+            f"{path}: {broken[0]!r} holds NaN or infinity ({len(broken)} tensors). Take another checkpoint."
+        )
     return {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from lowbit.errors import InputError, UnavailableError
 if TYPE_CHECKING:
     import onnx
 
+MAX_SIZE = 4096
 WEIGHTED_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _BITS = {"INT4": 4, "UINT4": 4, "INT8": 8, "UINT8": 8, "FLOAT8E4M3FN": 8, "FLOAT8E5M2": 8, "FLOAT16": 16, "FLOAT": 32}
 _HEAD_PREFIX = re.compile(r"(/model\.\d+/)")
@@ -31,10 +33,28 @@ def load(path: Path) -> onnx.ModelProto:
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such ONNX file.") from error
     except Exception as error:  # protobuf, the checker and external data each raise types of their own
-        raise InputError(
-            f"{path}: is no valid ONNX model ({str(error).splitlines()[0][:200]}). Export it again."
-        ) from error
+        said = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise InputError(f"{path}: is no valid ONNX model ({said}). Export it again.") from error
+    for tensor in model.graph.initializer:
+        _check_tensor(path, tensor)
     return model
+
+
+def _check_tensor(path: Path, tensor: onnx.TensorProto) -> None:
+    """Refuse a tensor whose shape promises more than its data hold, and NaN or infinity among weights."""
+    from onnx import numpy_helper
+
+    shape = tuple(tensor.dims)
+    try:
+        if math.prod(shape) > 8 * max(tensor.ByteSize(), 1):  # no type has less than one bit an element
+            raise ValueError("less data than its shape says")
+        values = numpy_helper.to_array(tensor)
+    except (ValueError, TypeError, OverflowError, MemoryError) as error:
+        raise InputError(f"{path}: tensor {tensor.name[:80]!r} of shape {shape} is damaged ({error}).") from error
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        raise InputError(
+            f"{path}: weight {tensor.name[:80]!r} holds NaN or infinity. Export a checkpoint that trained."
+        )
 
 
 def contract_of(path: Path, model: onnx.ModelProto) -> HeadContract:
@@ -45,8 +65,10 @@ def contract_of(path: Path, model: onnx.ModelProto) -> HeadContract:
     shape_in, shape_out = (
         tuple(d.dim_value for d in value.type.tensor_type.shape.dim) for value in (inputs[0], outputs[0])
     )
-    if len(shape_in) != 4 or shape_in[:2] != (1, 3) or shape_in[2] != shape_in[3] or shape_in[2] <= 0:
-        raise InputError(f"{path}: input {shape_in} is not a fixed 1 x 3 x size x size. Export it with a fixed shape.")
+    if len(shape_in) != 4 or shape_in[:2] != (1, 3) or shape_in[2] != shape_in[3] or not 32 <= shape_in[2] <= MAX_SIZE:
+        raise InputError(
+            f"{path}: input {shape_in} is not 1 x 3 x size x size with a fixed size of 32 to {MAX_SIZE}. Export it so."
+        )
     if len(shape_out) == 3 and shape_out[2] == 6:
         # An end-to-end output does not say how many classes there are: the class logits' last Conv does.
         return HeadContract(HeadKind.END2END, shape_in[2], _classes_of_end2end(path, model))

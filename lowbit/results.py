@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import platform
 import time
@@ -151,9 +152,14 @@ def environment() -> dict[str, Any]:
     }
 
 
-def new_run_id() -> str:
-    """A name for a run that sorts by time: UTC to the second, and the process."""
-    return time.strftime("%Y%m%d-%H%M%S", time.gmtime()) + f"-{os.getpid()}"
+def new_run_id(runs: Path) -> str:
+    """A name for a run that sorts by time: UTC to the second, and the process; never one that ``runs`` holds.
+
+    A clock that was set back could give the same name again, and the new run would replace the old one's results.
+    """
+    name = time.strftime("%Y%m%d-%H%M%S", time.gmtime()) + f"-{os.getpid()}"
+    candidates = itertools.chain([name], (f"{name}-{again}" for again in itertools.count(2)))
+    return next(candidate for candidate in candidates if not (runs / candidate).exists())
 
 
 def point_latest(runs: Path, run_id: str) -> None:

@@ -6,6 +6,7 @@ float). The decode tail always stays in float: boxes up to the input's size and 
 
 from __future__ import annotations
 
+import shutil
 from typing import Any
 
 from lowbit import graph
@@ -22,18 +23,24 @@ def build(job: Job) -> dict[str, Any]:
     excluded = set(graph.decode_tail(model))
     if job.settings.get("float_head"):
         excluded |= set(graph.head_nodes(model))
+    # ModelOpt writes into the file that it is given, and leaves others beside its output.
+    scratch = job.output.parent / "scratch"
+    scratch.mkdir()
+    source = shutil.copyfile(job.source, scratch / "source.onnx")
     quantize(
-        str(job.source),
+        str(source),
         quantize_mode=job.settings["mode"],
         calibration_method=job.settings["calibration_method"],
         calibration_data_reader=CalibrationReader(job, model.graph.input[0].name),
         # Calibration on the CPU gives the same ranges on every machine.
         calibration_eps=["cpu"],
         nodes_to_exclude=sorted(excluded),
-        output_path=str(job.output),
+        output_path=str(scratch / "quantized.onnx"),
         # The default, fp16, would turn the rest of the network to half precision too.
         high_precision_dtype="fp32",
         # INT8 weights with a DequantizeLinear, not float weights with a Q/DQ pair: the same values in a quarter the size.
         dq_only=True,
     )
+    (scratch / "quantized.onnx").replace(job.output)
+    shutil.rmtree(scratch)
     return {"excluded_nodes": len(excluded)}

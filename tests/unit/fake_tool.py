@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import time
 from pathlib import Path
@@ -34,6 +35,9 @@ def build(job: Job) -> dict[str, Any]:
     if what == "half":
         job.output.write_bytes(b"half")
         os.kill(os.getpid(), signal.SIGKILL)
+    if what == "hog":
+        resource.setrlimit(resource.RLIMIT_AS, (400 * 2**20, 400 * 2**20))
+        bytearray(2**30)
     if what == "hang":
         time.sleep(60)
     if what == "slow":

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,13 @@ from typing import Any
 import pytest
 
 from lowbit.artifacts import MANIFEST, MODEL, BuildRequest, Store
-from lowbit.errors import BuildError, InputError, StoreError
+from lowbit.errors import BuildError, InputError, LowbitError, StoreError
 
 ROOT = Path(__file__).parents[2]
 FAULTS = {
     "raise": "the tool's own trouble",
     "kill": "SIGKILL",
+    "hog": "MemoryError",
     "half": "SIGKILL",
     "exit": "exit status 7",
     "silent": "wrote no model.onnx",
@@ -197,6 +199,64 @@ def test_ctrl_c_ends_the_build_and_the_next_run_is_right(tmp_path: Path) -> None
         assert store.get(request_for(tmp_path, "hang")).built
     finally:
         del os.environ["LOWBIT_TEST_GOOD"]
+
+
+def test_two_processes_build_once(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from tests.unit.test_artifacts import *\n"
+        "root = Path(sys.argv[1]); print(Store(root / 'store', timeout=60).get(request_for(root, 'slow')).built)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    both = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    assert sorted(process.communicate(timeout=60)[0].strip() for process in both) == ["False", "True"]
+    assert builds(tmp_path) == 1
+
+
+def test_a_clock_that_jumps_changes_nothing(store: Store, tmp_path: Path) -> None:
+    """Files from the future and from 1980 are judged by their content."""
+    request = request_for(tmp_path)
+    folder = store.get(request).path.parent
+    for moment in (4e9, 3.2e8):
+        for file in folder.iterdir():
+            os.utime(file, (moment, moment))
+        assert not store.get(request).built
+
+
+@pytest.fixture
+def tiny_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 64 KiB; tests that need it skip where mounting is not allowed."""
+    place = tmp_path / "tiny"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(place)]
+    done = subprocess.run(mount, capture_output=True, check=False)
+    if done.returncode:
+        pytest.skip(f"can't mount a small file system: {done.stderr.decode().strip()}")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+def test_a_disk_that_fills_up_fails_one_build_and_loses_nothing(tiny_disk: Path, tmp_path: Path) -> None:
+    store = Store(tiny_disk, timeout=30)
+    kept = store.get(request_for(tmp_path))
+    big = request_for(tmp_path, "good", scheme="x" * 100_000)
+    with pytest.raises(LowbitError):
+        store.get(big)
+    assert not store.get(request_for(tmp_path)).built
+    assert kept.path.read_bytes() == b"an artifact of toy"
+    assert not left_over(store)
+    with pytest.raises(StoreError, match="MiB are free"):
+        store.check()
+
+
+def test_a_read_only_store_serves_what_it_has_and_says_what_it_cannot(tiny_disk: Path, tmp_path: Path) -> None:
+    store = Store(tiny_disk, timeout=30)
+    store.get(request_for(tmp_path))
+    subprocess.run(["mount", "-o", "remount,ro", str(tiny_disk)], check=True)
+    assert not store.get(request_for(tmp_path)).built
+    with pytest.raises(StoreError, match="Read-only"):
+        store.get(request_for(tmp_path, scheme="other"))
+    with pytest.raises(StoreError, match="Read-only"):
+        store.check()
 
 
 def test_a_store_that_cannot_be_written_says_so() -> None:

@@ -1,0 +1,35 @@
+"""Same inputs, same machine: byte-identical artifacts and the same numbers, for every tool."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fixtures.options import Case
+from fixtures.workbench import Workbench
+from lowbit.artifacts import Store
+from lowbit.metrics import evaluate
+from lowbit.runtime import predict
+from lowbit.schemes import CATALOGUE
+
+ONE_A_TOOL = {scheme.tool: scheme for scheme in reversed(CATALOGUE.values())}
+
+
+@pytest.mark.parametrize("scheme", ONE_A_TOOL.values(), ids=lambda scheme: scheme.id)
+def test_a_second_build_gives_the_same_bytes(workbench: Workbench, scheme: object, tmp_path: Path) -> None:
+    request = workbench.request("shapes10n", scheme)  # type: ignore[arg-type]
+    source = request.source.read_bytes()
+    first = workbench.store.get(request)
+    second = Store(tmp_path / "store").get(request)
+    assert second.built
+    assert second.sha256 == first.sha256
+    assert request.source.read_bytes() == source, "the tool wrote into its input"
+
+
+def test_a_second_evaluation_gives_the_same_numbers(workbench: Workbench) -> None:
+    case = Case("shapes10n", CATALOGUE["fp32"], "cpu")
+    dataset = workbench.dataset("shapes10n")
+    first = workbench.evidence(case).accuracy
+    second = evaluate(dataset, predict(workbench.session(case), workbench.contract("shapes10n"), dataset))
+    assert (second.map, second.recall, second.per_class) == (first.map, first.recall, first.per_class)
