@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -177,7 +176,7 @@ def _image(path: Path, folder: Path, entry: Any) -> ImageRecord:
     if width < 1 or height < 1:
         raise InputError(f"{path}: image {name!r} is {width} x {height} pixels. Mend its entry.")
     file = folder / name
-    if not file.is_file():
+    if not _is_file(file):
         raise InputError(f"{path}: image {name!r} is not in {folder}. Put the pictures there or mend the file name.")
     return ImageRecord(_integer(path, "images", entry, "id"), file, width, height)
 
@@ -189,22 +188,34 @@ def _check_annotation(path: Path, entry: Any, images: set[int], categories: set[
     if category not in categories:
         raise InputError(f"{path}: an annotation names category {category}, which 'categories' does not list.")
     box = _field(path, "annotations", entry, "bbox")
-    good = (
-        isinstance(box, list)
-        and len(box) == 4
-        and all(isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in box)
-        and box[2] >= 0
-        and box[3] >= 0
-    )
+    good = isinstance(box, list) and len(box) == 4 and all(map(_is_number, box)) and box[2] >= 0 and box[3] >= 0
     if not good:
         raise InputError(f"{path}: bbox {str(box)[:80]} of image {image} is not [x, y, width >= 0, height >= 0].")
+    area, crowd = entry.get("area", 0), entry.get("iscrowd", 0)
+    if not _is_number(area) or area < 0:
+        raise InputError(f"{path}: area {str(area)[:60]!r} of image {image} is no number of square pixels.")
+    if crowd not in (0, 1):
+        raise InputError(f"{path}: iscrowd {str(crowd)[:60]!r} of image {image} is neither 0 nor 1.")
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a JSON value is a finite number of a size that means pixels."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and -1e9 <= value <= 1e9
+
+
+def _is_file(path: Path) -> bool:
+    """``Path.is_file`` that answers no to names that no file can have (too long, with a NUL)."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def _picture_folder(path: Path, first: str) -> Path:
     bases = (path.parent, path.parent.parent)
     places = [*bases, *(base / name for base in bases for name in ("val2017", "train2017", "images"))]
     for place in places:
-        if (place / first).is_file():
+        if _is_file(place / first):
             return place
     tried = ", ".join(map(str, places))
     raise InputError(f"{path}: the first picture, {first!r}, is in none of {tried}. Put the pictures in one of them.")
@@ -239,7 +250,7 @@ def load_calibration(path: Path) -> CalibrationSet:
     if not names:
         raise InputError(f"{path}: the calibration list is empty. List 50 to 500 pictures like those of deployment.")
     paths = tuple(path.parent / name for name in names)
-    missing = [str(p) for p in paths if not p.is_file()]
+    missing = [str(p) for p in paths if not _is_file(p)]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise InputError(f"{path}: {missing[0]}{more} does not exist. Paths are relative to the list's folder.")

@@ -67,8 +67,10 @@ def noisy(seed: int, images: int = 12, noise: float = 0.12, misses: float = 0.15
                 moved = np.array(box) + rng.normal(0, noise, 4) * np.array([*side, *side])
                 label = index if rng.random() < 0.9 else int(rng.integers(len(CATEGORIES)))
                 rows.append(([*moved[:2], *np.maximum(moved[2:], 2)], float(rng.random()), label))
-        for _ in range(int(rng.integers(0, 6))):
-            rows.append(([*rng.uniform(0, 300, 2), *rng.uniform(5, 200, 2)], float(rng.random()), int(rng.integers(3))))
+        rows += [
+            ([*rng.uniform(0, 300, 2), *rng.uniform(5, 200, 2)], float(rng.random()), int(rng.integers(3)))
+            for _ in range(int(rng.integers(0, 6)))
+        ]
         detections[image] = found(rows)
     return objects, detections
 

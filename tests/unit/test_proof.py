@@ -119,3 +119,13 @@ def test_macs_are_counted_from_shapes(detector: Path) -> None:
 def test_a_provider_that_hides_its_kernels_proves_nothing() -> None:
     event = {"cat": "Node", "name": "x_kernel_time", "args": {"op_name": "TRTKernel_graph_1", "provider": "Tensorrt"}}
     assert proof.read_profile([event], {}).int8_mac_fraction is None
+
+
+def test_a_qcdq_graph_has_parity(detector: Path, inputs: list[NDArray[np.float32]], tmp_path: Path) -> None:
+    """The form in which ONNX Runtime 1.24 was silently wrong on real detectors: a Clip between Q and DQ."""
+    path = toys.make_qcdq(detector, tmp_path / "qcdq.onnx")
+    options = runtime.deployed_options("w8a8")
+    contract = graph.contract_of(path, graph.load(path))
+    parity = proof.check_parity(path, runtime.open_session(path, options), options, contract, inputs)
+    assert parity.agreement == 1.0
+    assert parity.detections > 3

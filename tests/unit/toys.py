@@ -90,3 +90,50 @@ def make_calibration(folder: Path, count: int = 4) -> Path:
     path = folder / "calibration.txt"
     path.write_text("".join(f"2-{i}.png\n" for i in range(count)))
     return path
+
+
+def make_qcdq(detector: Path, path: Path) -> Path:
+    """The toy detector as Brevitas writes them: S8 activations as QuantizeLinear, Clip, DequantizeLinear."""
+    model = onnx.load(str(detector))
+    nodes, weights = [], list(model.graph.initializer)
+    floats = {t.name: numpy_helper.to_array(t) for t in weights}
+    weights += [
+        numpy_helper.from_array(np.float32(1 / 127), "act_scale"),
+        numpy_helper.from_array(np.int8(0), "act_zero"),
+        numpy_helper.from_array(np.int8(-127), "low"),
+        numpy_helper.from_array(np.int8(127), "high"),
+    ]
+    for node in model.graph.node:
+        if node.op_type != "Conv":
+            nodes.append(node)
+            continue
+        name, data, weight = node.name, node.input[0], node.input[1]
+        values = floats[weight]
+        scale = np.abs(values).reshape(len(values), -1).max(1).clip(1e-6) / 127
+        weights += [
+            numpy_helper.from_array(scale.astype(np.float32), f"{weight}_scale"),
+            numpy_helper.from_array(np.zeros(len(scale), np.int8), f"{weight}_zero"),
+            numpy_helper.from_array(np.rint(values / scale[:, None, None, None]).astype(np.int8), f"{weight}_int8"),
+        ]
+        nodes += [
+            helper.make_node("QuantizeLinear", [data, "act_scale", "act_zero"], [f"{name}_q"], name=f"{name}_Q"),
+            helper.make_node("Clip", [f"{name}_q", "low", "high"], [f"{name}_c"], name=f"{name}_Clip"),
+            helper.make_node(
+                "DequantizeLinear", [f"{name}_c", "act_scale", "act_zero"], [f"{name}_d"], name=f"{name}_DQ"
+            ),
+            helper.make_node(
+                "DequantizeLinear",
+                [f"{weight}_int8", f"{weight}_scale", f"{weight}_zero"],
+                [f"{weight}_d"],
+                name=f"{weight}_DQ",
+                axis=0,
+            ),
+        ]
+        node.input[0], node.input[1] = f"{name}_d", f"{weight}_d"
+        nodes.append(node)
+    del model.graph.node[:], model.graph.initializer[:]
+    model.graph.node.extend(nodes)
+    model.graph.initializer.extend(t for t in weights if t.name not in {"w0", "w8", "w16", "w32"})
+    onnx.checker.check_model(model)
+    onnx.save(model, str(path))
+    return path

@@ -1,0 +1,266 @@
+"""Checkpoints, the registry and somebody's ONNX files: what is read, and what is refused before it can do harm."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from lowbit import files
+from lowbit.datasets import load_coco
+from lowbit.decode import HeadKind
+from lowbit.detectors import (
+    ASSETS_VARIABLE,
+    REGISTRY,
+    TRUSTED_CHECKPOINTS,
+    Detector,
+    assets_folder,
+    find,
+    load_state,
+)
+from lowbit.errors import InputError, UnavailableError
+from tests.unit.toys import make_detector
+
+
+class Trap:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.marker,)
+
+
+def network() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.BatchNorm2d(4))
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".pth", ".bin", ""])
+@pytest.mark.parametrize("writer", ["pickle", "torch"])
+def test_unknown_pickle_is_refused_unread(tmp_path: Path, suffix: str, writer: str) -> None:
+    marker = tmp_path / "marker"
+    path = tmp_path / f"model{suffix}"
+    if writer == "pickle":
+        path.write_bytes(pickle.dumps(Trap(marker)))
+    else:
+        torch.save({"model": Trap(marker)}, path)
+    with pytest.raises(InputError, match=rf"{path.name}: is a pickle with the unknown sha256 {files.sha256(path)}"):
+        load_state(path)
+    assert not marker.exists()
+
+
+def test_the_trap_works(tmp_path: Path) -> None:
+    """Without this the test above could not fail."""
+    marker = tmp_path / "marker"
+    path = tmp_path / "model.pt"
+    torch.save({"model": Trap(marker)}, path)
+    with pytest.raises(InputError, match=r"model\.pt: holds no model, but a NoneType"):
+        load_state(path, trust=True)
+    assert marker.exists()
+
+
+def test_known_hash_is_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "model.pt"
+    torch.save({"model": network()}, path)
+    with pytest.raises(InputError, match="unknown sha256"):
+        load_state(path)
+    monkeypatch.setitem(TRUSTED_CHECKPOINTS, files.sha256(path), "model.pt")
+    assert load_state(path).keys() == network().state_dict().keys()
+
+
+@pytest.mark.parametrize("form", ["model", "ema", "ema is None", "bare", "half"])
+def test_trusted_pickle(tmp_path: Path, form: str) -> None:
+    path = tmp_path / "model.pt"
+    module = network()
+    expected = {name: value.clone() for name, value in module.state_dict().items()}
+    other = torch.nn.Linear(2, 2)
+    saved: dict[str, Any] = {
+        "model": {"model": module},
+        "ema": {"model": other, "ema": module},
+        "ema is None": {"model": module, "ema": None},
+        "bare": module,
+        "half": {"model": module.half()},
+    }
+    torch.save(saved[form], path)
+    state = load_state(path, trust=True)
+    assert state.keys() == expected.keys()
+    assert state["0.weight"].dtype == torch.float32
+    assert state["1.num_batches_tracked"].dtype == torch.int64
+    for name, value in expected.items():
+        torch.testing.assert_close(state[name], value, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("content", [{"model": {"weight": 1}}, {"epoch": 3}, [1, 2], 7])
+def test_pickle_without_a_model(tmp_path: Path, content: Any) -> None:
+    path = tmp_path / "model.pt"
+    torch.save(content, path)
+    with pytest.raises(InputError, match=r"model\.pt: holds no model"):
+        load_state(path, trust=True)
+
+
+@pytest.mark.xfail(reason="what torch.load raises is passed on")
+@pytest.mark.parametrize("content", [b"", b"no pickle", b"version https://git-lfs.github.com/spec/v1\n", "half", None])
+def test_damaged_trusted_pickle(tmp_path: Path, content: bytes | str | None) -> None:
+    path = tmp_path / "model.pt"
+    if content == "half":
+        torch.save({"model": network()}, path)
+        path.write_bytes(path.read_bytes()[:500])
+    elif isinstance(content, bytes):
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=r"model\.pt"):
+        load_state(path, trust=True)
+
+
+def test_safetensors_in_half_precision(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    tensors = {"a": torch.tensor([0.5, -3.25], dtype=torch.float16), "steps": torch.tensor([3])}
+    save_file(tensors, path)
+    state = load_state(path)
+    assert state["a"].dtype == torch.float32
+    assert state["a"].tolist() == [0.5, -3.25]
+    assert state["steps"].dtype == torch.int64
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage garbage", b"\xff" * 64, "half", None])
+def test_damaged_safetensors(tmp_path: Path, content: bytes | str | None) -> None:
+    path = tmp_path / "model.safetensors"
+    if content == "half":
+        save_file({"a": torch.ones(100)}, path)
+        path.write_bytes(path.read_bytes()[:200])
+    elif isinstance(content, bytes):
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=r"model\.safetensors"):
+        load_state(path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers(tmp_path: Path, value: float) -> None:
+    path = tmp_path / "model.safetensors"
+    save_file({"good": torch.ones(3), "bad.weight": torch.tensor([1.0, value])}, path)
+    with pytest.raises(InputError, match=r"model\.safetensors: 'bad\.weight' holds NaN or infinity \(1 tensors\)"):
+        load_state(path)
+
+
+def test_a_pickle_named_safetensors_is_not_unpickled(tmp_path: Path) -> None:
+    marker = tmp_path / "marker"
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(pickle.dumps(Trap(marker)))
+    with pytest.raises(InputError, match=r"model\.safetensors"):
+        load_state(path, trust=True)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("name", ["", "yolov11n", "YOLOV10N", "model.pt", "some/folder"])
+def test_unknown_detector(name: str) -> None:
+    with pytest.raises(InputError, match="there is no detector") as caught:
+        find(name)
+    assert repr(name) in str(caught.value)
+    assert all(known in str(caught.value) for known in REGISTRY)
+
+
+@pytest.mark.parametrize("value", [None, ""])
+@pytest.mark.parametrize("name", ["yolov10n", "yolov10s", "yolov10m"])
+def test_assets_not_set(monkeypatch: pytest.MonkeyPatch, name: str, value: str | None) -> None:
+    if value is None:
+        monkeypatch.delenv(ASSETS_VARIABLE, raising=False)
+    else:
+        monkeypatch.setenv(ASSETS_VARIABLE, value)
+    assert assets_folder() is None
+    with pytest.raises(UnavailableError, match=rf"{name}: \$LOWBIT_ASSETS is not set"):
+        find(name)
+
+
+@pytest.mark.parametrize("kind", ["missing", "file"])
+def test_assets_that_are_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    path = tmp_path / "assets"
+    if kind == "file":
+        path.touch()
+    monkeypatch.setenv(ASSETS_VARIABLE, str(path))
+    with pytest.raises(InputError, match=r"assets: \$LOWBIT_ASSETS is not a folder"):
+        find("yolov10n")
+
+
+def test_assets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(ASSETS_VARIABLE, str(tmp_path))
+    with pytest.raises(UnavailableError, match=r"yolov10n: no yolov10n\.safetensors or yolov10n\.pt in"):
+        find("yolov10n")
+    (tmp_path / "yolov10n").mkdir()
+    (tmp_path / "yolov10n" / "yolov10n.pt").touch()
+    assert find("yolov10n").source.name == "yolov10n.pt"
+    (tmp_path / "yolov10n" / "yolov10n.safetensors").touch()
+    detector = find("yolov10n", trust=True)
+    assert detector.source.name == "yolov10n.safetensors"  # which can't run code
+    assert (detector.trust, find("yolov10n").trust) == (True, False)
+    assert (detector.size, detector.class_count) == (640, 80)
+    assert detector.contract(HeadKind.RAW).output_shape == (1, 144, 8400)
+    with pytest.raises(InputError, match=r"instances_val204\.json: no such annotation file"):
+        detector.load_data(tmp_path)
+
+
+def test_onnx_file(tmp_path: Path) -> None:
+    path = make_detector(tmp_path / "toy.onnx")
+    detector = find(str(path))
+    assert (detector.name, detector.size, detector.class_count) == ("toy", 64, 2)
+    assert (detector.source, detector.weights) == (path, None)
+    for head in HeadKind:  # it has the one head that it has
+        contract = detector.contract(head)
+        assert (contract.kind, contract.output_shape) == (HeadKind.RAW, (1, 66, 84))
+    detector.export(tmp_path / "out.onnx")
+    assert onnx.load(str(tmp_path / "out.onnx")) == onnx.load(str(path))
+    with pytest.raises(UnavailableError, match="torch-side schemes need a checkpoint"):
+        detector.torch_module()
+
+
+def test_onnx_file_needs_data(tmp_path: Path) -> None:
+    detector = find(str(make_detector(tmp_path / "toy.onnx")))
+    with pytest.raises(InputError, match=r"toy\.onnx: .*--dataset"):
+        detector.load_data(tmp_path)
+    with pytest.raises(InputError, match=r"toy\.onnx: .*--calibration"):
+        detector.load_calibration(tmp_path)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"garbage"])
+def test_bad_onnx_file(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "mine.onnx"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=r"mine\.onnx: "):
+        find(str(path))
+
+
+def detector_of(weights: Path) -> Detector:
+    return Detector("mine", 320, "yolov10n.yaml", weights, None, load_coco, load_coco, 10)  # type: ignore[arg-type]
+
+
+def test_checkpoint_that_does_not_fit(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save_file({"a": torch.ones(3)}, path)
+    with pytest.raises(InputError, match=r"model\.safetensors: does not fit yolov10n\.yaml with 10 classes"):
+        detector_of(path).torch_module()
+
+
+def test_identity_follows_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save_file({"a": torch.ones(3)}, path)
+    first = detector_of(path).identity()
+    assert detector_of(path).identity() == first
+    save_file({"a": torch.zeros(3)}, path)
+    assert detector_of(path).identity() != first
+
+
+def test_bundled_detector() -> None:
+    detector = find("shapes10n")
+    model = detector.torch_module()
+    assert not model.training
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    with torch.inference_mode():
+        assert np.isfinite(model(torch.zeros(1, 3, 320, 320))[0].numpy()).all()
+    assert detector.contract().output_shape == (1, 300, 6)
