@@ -19,6 +19,8 @@ from lowbit import files
 from lowbit.errors import InputError
 
 Json = dict[str, Any]
+# pycocotools keeps ids as float64, which cannot tell larger integers from their neighbours.
+_MAX_INTEGER = 2**53
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,8 @@ def load_coco(path: Path, pictures: Path | None = None) -> Dataset:
         raise InputError(f"{path}: 'images' repeats an id. Give every image an id of its own.")
     for entry in data["annotations"]:
         _check_annotation(path, entry, known, set(category_ids))
+    if all(entry.get("iscrowd", 0) for entry in data["annotations"]):
+        raise InputError(f"{path}: has crowds only (iscrowd 1), which count neither way. Label single objects.")
     # pycocotools reads these two without asking.
     for entry in data["annotations"]:
         entry.setdefault("iscrowd", 0)
@@ -167,6 +171,10 @@ def _integer(path: Path, where: str, entry: Any, key: str) -> int:
     value = _field(path, where, entry, key)
     if isinstance(value, bool) or not isinstance(value, int):
         raise InputError(f"{path}: '{key}' in '{where}' is {str(value)[:60]!r}; a whole number is needed.")
+    if abs(value) > _MAX_INTEGER:
+        raise InputError(
+            f"{path}: '{key}' in '{where}' is {str(value)[:60]}; at most {_MAX_INTEGER} can be told apart."
+        )
     return value
 
 

@@ -176,13 +176,21 @@ def load_state(path: Path, *, trust: bool = False) -> dict[str, torch.Tensor]:
         except (SafetensorError, OSError) as error:
             raise InputError(f"{path}: is no readable safetensors file ({error}).") from error
     else:
-        found = files.sha256(path)
+        try:
+            found = files.sha256(path)
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror}). Check the path.") from error
         if not trust and found not in TRUSTED_CHECKPOINTS:
             raise InputError(
                 f"{path}: is a pickle with the unknown sha256 {found}; reading it would run whatever is in it. If you "
                 "trust its origin, say --trust-checkpoint, or convert it to safetensors."
             )
-        loaded: Any = torch.load(path, map_location="cpu", weights_only=False)
+        try:
+            loaded: Any = torch.load(path, map_location="cpu", weights_only=False)
+        except Exception as error:  # a pickle can raise anything
+            raise InputError(
+                f"{path}: is no readable checkpoint ({type(error).__name__}: {str(error)[:200]}). Fetch it again."
+            ) from error
         module: Any = (loaded.get("ema") or loaded.get("model")) if isinstance(loaded, dict) else loaded
         if not hasattr(module, "state_dict"):
             raise InputError(f"{path}: holds no model, but a {type(module).__name__}.")

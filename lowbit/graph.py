@@ -73,9 +73,9 @@ def contract_of(path: Path, model: onnx.ModelProto) -> HeadContract:
         # An end-to-end output does not say how many classes there are: the class logits' last Conv does.
         return HeadContract(HeadKind.END2END, shape_in[2], _classes_of_end2end(path, model))
     raw = HeadContract(HeadKind.RAW, shape_in[2], 0)
-    if len(shape_out) == 3 and shape_out[2] == raw.anchors and shape_out[1] > 4:
-        kind = HeadKind.DECODED if _ends_in_sigmoid(model) else HeadKind.RAW
-        rows = 4 if kind is HeadKind.DECODED else 4 * raw.reg_max
+    kind = HeadKind.DECODED if _ends_in_sigmoid(model) else HeadKind.RAW
+    rows = 4 if kind is HeadKind.DECODED else 4 * raw.reg_max
+    if len(shape_out) == 3 and shape_out[2] == raw.anchors and shape_out[1] > rows:
         return HeadContract(kind, shape_in[2], shape_out[1] - rows)
     raise InputError(
         f"{path}: output {shape_out} is none of 1 x n x 6 (end-to-end), 1 x (64 + classes) x {raw.anchors} (raw) or "
@@ -84,7 +84,7 @@ def contract_of(path: Path, model: onnx.ModelProto) -> HeadContract:
 
 
 def _classes_of_end2end(path: Path, model: onnx.ModelProto) -> int:
-    weights = {t.name: t for t in model.graph.initializer}
+    weights = _stored_weights(model)
     widths = Counter(weights[n.input[1]].dims[0] for n in _last_convs(model) if n.input[1] in weights)
     # Every stride has one box and one class Conv; boxes have 4 * reg_max = 64 channels.
     classes = [width for width in widths if width != 64] or [width for width, count in widths.items() if count > 3]
@@ -101,22 +101,37 @@ def _ends_in_sigmoid(model: onnx.ModelProto) -> bool:
     return any(i in makers and makers[i].op_type == "Sigmoid" for i in last.input)
 
 
+def _stored_weights(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
+    """Initializers by name, and under the output of the DequantizeLinear that reads them."""
+    weights = {t.name: t for t in model.graph.initializer}
+    dequantized = {
+        node.output[0]: weights[node.input[0]]
+        for node in model.graph.node
+        if node.op_type == "DequantizeLinear" and node.input[0] in weights
+    }
+    return weights | dequantized
+
+
 def _is_dfl(node: onnx.NodeProto, weights: dict[str, onnx.TensorProto]) -> bool:
     """Ultralytics' distribution focal loss is a Conv whose frozen 1 x n x 1 x 1 weight counts 0, 1, 2 ...
 
-    Half a bin of tolerance: checkpoints rebuilt from quantized ones count 0, 0.94, 2.01 ...
+    Whatever its scale, for the weight may be stored in integers, and with half a bin of tolerance: checkpoints rebuilt
+    from quantized ones count 0, 0.94, 2.01 ...
     """
     from onnx import numpy_helper
 
     tensor = weights.get(node.input[1]) if len(node.input) > 1 else None
     if tensor is None or len(tensor.dims) != 4 or tensor.dims[0] != 1 or tuple(tensor.dims[2:]) != (1, 1):
         return False
-    return bool(np.allclose(numpy_helper.to_array(tensor).ravel(), np.arange(tensor.dims[1]), rtol=0, atol=0.5))
+    bins = numpy_helper.to_array(tensor).ravel().astype(float)
+    if len(bins) < 2 or bins[-1] <= 0:
+        return False
+    return bool(np.allclose(bins * (len(bins) - 1) / bins[-1], np.arange(len(bins)), rtol=0, atol=0.5))
 
 
 def _last_convs(model: onnx.ModelProto) -> list[onnx.NodeProto]:
     """Convolutions that no other convolution follows, the DFL's not counted."""
-    weights = {t.name: t for t in model.graph.initializer}
+    weights = _stored_weights(model)
     feeds_conv: dict[str, bool] = {}
     last = []
     for node in reversed(model.graph.node):  # topologically sorted, so consumers come first
@@ -217,6 +232,7 @@ def structure(model: onnx.ModelProto) -> Structure:
     import onnx
 
     weights = {t.name: t for t in model.graph.initializer}
+    stored = _stored_weights(model)
     makers = {output: node for node in model.graph.node for output in node.output}
     type_name = onnx.TensorProto.DataType.Name
     tail = set(decode_tail(model))
@@ -239,7 +255,7 @@ def structure(model: onnx.ModelProto) -> Structure:
             continue
         if data_quantized and data is not None and len(data.input) > 2 and data.input[2] in weights:
             input_dtypes.add(type_name(weights[data.input[2]].data_type))
-        weight = _weight(node, weights, makers, data_quantized)
+        weight = None if _is_dfl(node, stored) else _weight(node, weights, makers, data_quantized)
         if weight is not None:
             found.append(weight)
     kinds = Counter(node.op_type for node in model.graph.node)
@@ -286,8 +302,6 @@ def _weight(
     name = node.input[1]
     if name in weights:
         tensor = weights[name]
-        if _is_dfl(node, weights):
-            return None
         return Weight(
             node.name, node.op_type, tuple(tensor.dims), type_name(tensor.data_type), None, 0, 0, data_quantized
         )

@@ -211,6 +211,21 @@ def test_area_and_iscrowd_are_checked(tmp_path: Path, values: Json) -> None:
         load_coco(path)
 
 
+def test_only_crowds(tmp_path: Path) -> None:
+    data = good()
+    data["annotations"] = data["annotations"][:1]
+    with pytest.raises(InputError, match=r"instances_mine\.json"):
+        load_coco(write(tmp_path, data))
+
+
+@pytest.mark.parametrize(("where", "key", "used"), [("images", "id", "image_id"), ("categories", "id", "category_id")])
+def test_id_beyond_a_float(tmp_path: Path, where: str, key: str, used: str) -> None:
+    data = changed(where, 0, **{key: 2**53 + 1})
+    data["annotations"][0][used] = 2**53 + 1
+    with pytest.raises(InputError, match=r"instances_mine\.json"):
+        load_coco(write(tmp_path, data))
+
+
 @pytest.mark.parametrize("kind", ["missing", "folder", "binary"])
 def test_unreadable_file_is_refused_by_name(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "instances_mine.json"

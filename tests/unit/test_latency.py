@@ -1,0 +1,107 @@
+"""Percentiles and interleaved timing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import pytest
+
+from lowbit import latency
+
+
+def _percentile(times: list[float], percent: float) -> float:
+    """Linear interpolation between the two nearest ranks, written out."""
+    ranked = sorted(times)
+    at = (len(ranked) - 1) * percent / 100
+    below = int(at)
+    above = min(below + 1, len(ranked) - 1)
+    return ranked[below] + (at - below) * (ranked[above] - ranked[below])
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 100, 1001])
+def test_percentiles_equal_those_worked_out_by_hand(count: int) -> None:
+    times = np.random.default_rng(count).exponential(0.01, count).tolist()
+    timing = latency.summarize(times)
+    got = [timing.p50, timing.p90, timing.p95, timing.p99]
+    assert got == pytest.approx([_percentile(times, p) for p in (50, 90, 95, 99)])
+    assert timing.mean == pytest.approx(sum(times) / count)
+    assert timing.throughput == pytest.approx(count / sum(times))
+    assert timing.rounds == count
+
+
+def test_known_percentiles() -> None:
+    timing = latency.summarize(np.arange(1.0, 102.0))
+    assert (timing.p50, timing.p90, timing.p95, timing.p99) == (51, 91, 96, 100)
+
+
+def test_no_times_are_an_error() -> None:
+    with pytest.raises(ValueError, match="no times"):
+        latency.summarize([])
+
+
+def test_both_run_equally_often_and_take_turns_in_going_first() -> None:
+    order: list[str] = []
+    _, first, second = latency.interleave(partial(order.append, "a"), partial(order.append, "b"), pairs=6)
+    assert order.count("a") == order.count("b") == latency.WARM_UP + 6
+    assert "".join(order[2 * latency.WARM_UP :]) == "abbaabbaabba"
+    assert first.shape == second.shape == (6,)
+
+
+def test_the_ratio_of_two_sleeps() -> None:
+    speedup, first, second = latency.interleave(partial(time.sleep, 0.001), partial(time.sleep, 0.003), pairs=60)
+    # A sleep overshoots by some tens of microseconds, which draws the ratio towards 1, and never falls short.
+    assert first.min() >= 0.001 and second.min() >= 0.003
+    assert 0.3 < speedup.ratio < 0.5
+    assert speedup.low <= speedup.ratio <= speedup.high
+    assert speedup.pairs == 60
+
+
+def _clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Put a clock under the timing that only the returned function advances."""
+    now = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+
+    def spend(seconds: float) -> None:
+        now[0] += seconds
+
+    return spend
+
+
+def test_the_ratio_and_its_interval_are_exact_without_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    spend = _clock(monkeypatch)
+    speedup, first, second = latency.interleave(partial(spend, 3.0), partial(spend, 2.0), pairs=9)
+    assert [speedup.low, speedup.ratio, speedup.high] == pytest.approx([1.5, 1.5, 1.5])
+    assert first == pytest.approx(3.0) and second == pytest.approx(2.0)
+
+
+def test_a_slowing_machine_does_not_move_the_ratio(monkeypatch: pytest.MonkeyPatch) -> None:
+    spend, speed = _clock(monkeypatch), [1.0]
+
+    def work(seconds: float) -> None:
+        spend(seconds * speed[0])
+        speed[0] *= 1.001
+
+    speedup, first, _ = latency.interleave(partial(work, 3.0), partial(work, 1.0), pairs=500)
+    assert first[-1] > 2 * first[0]
+    assert speedup.ratio == pytest.approx(3.0, rel=2e-3)
+    assert speedup.low <= 3.0 <= speedup.high
+
+
+def test_noise_widens_the_interval_and_the_seed_fixes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    spend = _clock(monkeypatch)
+
+    def measure(spread: float, seed: int) -> latency.Speedup:
+        rng = np.random.default_rng(7)
+        noisy = [lambda base=base: spend(base * rng.lognormal(0, spread)) for base in (2.0, 1.0)]
+        return latency.interleave(*noisy, pairs=80, seed=seed)[0]
+
+    quiet, loud = measure(0.02, 0), measure(0.3, 0)
+    assert quiet.low < quiet.ratio < quiet.high
+    assert quiet.low < 2.0 < quiet.high and loud.low < 2.0 < loud.high
+    assert loud.high - loud.low > 5 * (quiet.high - quiet.low)
+    # The clock goes on between the two, so the last digits of its differences may not.
+    assert [measure(0.3, 0).low, measure(0.3, 0).high] == pytest.approx([loud.low, loud.high], rel=1e-9)
+    assert [measure(0.3, 1).low, measure(0.3, 1).high] != pytest.approx([loud.low, loud.high], rel=1e-9)
