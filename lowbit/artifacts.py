@@ -1,9 +1,9 @@
 """The artifact store: every artifact under a key of all that shapes it, built once, locked, written atomically.
 
-Layout: ``<root>/artifacts/<key>/{model.onnx, manifest.json, build.log}``; ``locks/`` and ``partial/`` beside it. A build
-happens in a process of its own in ``partial/``, and a finished folder is moved into place by one rename, so whoever
-reads the store sees whole artifacts only. A build that was interrupted leaves nothing but its partial folder, which the
-next build of that key removes.
+Layout: ``<root>/artifacts/<key>/{model.onnx, manifest.json, build.log}``; ``locks/``, ``partial/`` and ``unfinished/``
+beside it. A build happens in a process of its own in ``partial/``, and a finished folder is moved into place by one
+rename, so whoever reads the store sees whole artifacts only. A build that was interrupted leaves nothing but its partial
+folder, which the next build of that key removes, and what its tool keeps in ``unfinished/`` to resume from.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,46 +38,6 @@ Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class BuildRequest:
-    """All that shapes an artifact. ``settings`` must be JSON-able.
-
-    ``source``: the FP32 ONNX to quantize, or the checkpoint for tool ``export``. ``identity`` describes it by content.
-    ``calibration``: list of pictures, ``calibration_digest`` their content; empty for tools that need none.
-    """
-
-    tool: str
-    scheme: str
-    settings: dict[str, Any]
-    source: Path
-    identity: dict[str, Any]
-    size: int
-    calibration: tuple[Path, ...] = ()
-    calibration_digest: str | None = None
-    packages: tuple[str, ...] = ()
-
-    def ingredients(self) -> dict[str, Any]:
-        """What the key is made of, and what the manifest says."""
-        from lowbit.imaging import PREPROCESSING
-
-        return {
-            "build_version": BUILD_VERSION,
-            "scheme": self.scheme,
-            "tool": self.tool,
-            "settings": self.settings,
-            "source": self.identity,
-            "size": self.size,
-            "calibration": self.calibration_digest,
-            "preprocessing": PREPROCESSING if self.calibration else None,
-            "tool_versions": {name: version(name) for name in self.packages},
-        }
-
-    @property
-    def key(self) -> str:
-        """SHA-256 of the ingredients, shortened to 40 hexadecimal digits."""
-        return files.digest(self.ingredients())[:40]
-
-
-@dataclass(frozen=True)
 class Artifact:
     """A finished artifact: its file, its hash and its manifest."""
 
@@ -94,6 +55,54 @@ class Artifact:
     def log(self) -> Path:
         """The log of the build."""
         return self.path.parent / LOG
+
+
+@dataclass(frozen=True)
+class BuildRequest:
+    """All that shapes an artifact. ``settings`` must be JSON-able.
+
+    ``source``: the FP32 ONNX to quantize, or the checkpoint for tool ``export``. ``identity`` describes it by content.
+    ``calibration``: list of pictures, ``calibration_digest`` their content; empty for tools that need none.
+    ``training``: pictures that a recovery may learn from, likewise; ``training_labels``: the COCO file that labels them,
+    for settings that use labels (``training_digest`` covers it). ``start``: the artifact that this one starts from.
+    """
+
+    tool: str
+    scheme: str
+    settings: dict[str, Any]
+    source: Path
+    identity: dict[str, Any]
+    size: int
+    calibration: tuple[Path, ...] = ()
+    calibration_digest: str | None = None
+    training: tuple[Path, ...] = ()
+    training_digest: str | None = None
+    training_labels: Path | None = None
+    start: Artifact | None = None
+    packages: tuple[str, ...] = ()
+
+    def ingredients(self) -> dict[str, Any]:
+        """What the key is made of, and what the manifest says."""
+        from lowbit.imaging import PREPROCESSING
+
+        return {
+            "build_version": BUILD_VERSION,
+            "scheme": self.scheme,
+            "tool": self.tool,
+            "settings": self.settings,
+            "source": self.identity,
+            "size": self.size,
+            "calibration": self.calibration_digest,
+            **({"training": self.training_digest} if self.training else {}),
+            **({"start": self.start.manifest["key"]} if self.start else {}),
+            "preprocessing": PREPROCESSING if self.calibration else None,
+            "tool_versions": {name: version(name) for name in self.packages},
+        }
+
+    @property
+    def key(self) -> str:
+        """SHA-256 of the ingredients, shortened to 40 hexadecimal digits."""
+        return files.digest(self.ingredients())[:40]
 
 
 def version(package: str) -> str | None:
@@ -173,10 +182,11 @@ class Store:
         return lock
 
     def _build(self, request: BuildRequest, final: Path) -> Artifact:
-        partial = self.root / "partial" / request.key
+        partial, unfinished = self.root / "partial" / request.key, self.root / "unfinished" / request.key
         try:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
+            unfinished.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StoreError(f"{partial}: cannot be made ({error.strerror}). Make the store writable.") from error
         self._progress(
@@ -185,7 +195,7 @@ class Store:
         started = time.time()
         clock = time.monotonic()
         try:
-            outcome = _run_worker(request, partial, self.timeout, self._progress)
+            outcome = _run_worker(request, partial, unfinished, self.timeout, self._progress)
             model = partial / MODEL
             if not model.is_file():
                 raise BuildError(f"{request.scheme}: {request.tool} ended well but wrote no {MODEL}.")
@@ -196,6 +206,7 @@ class Store:
                 "bytes": model.stat().st_size,
                 "source_path": str(request.source),
                 "calibration_images": len(request.calibration),
+                "training_images": len(request.training),
                 "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
                 "seconds": round(time.monotonic() - clock, 3),
                 "peak_rss_bytes": outcome["peak_rss_bytes"],
@@ -205,11 +216,14 @@ class Store:
             }
             files.write_json(partial / MANIFEST, manifest)
             self._publish(partial, final)
+            shutil.rmtree(unfinished, ignore_errors=True)
         except BuildError:
             self._keep_log(partial, request.key)
             raise
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+            with suppress(OSError):
+                unfinished.rmdir()  # a tool that can resume has left something in it
         self._progress(f"{request.scheme}: built in {manifest['seconds']:.0f} s")
         return Artifact(final / MODEL, manifest["sha256"], manifest, built=True)
 
@@ -250,7 +264,9 @@ def _read(folder: Path) -> Artifact | None:
     return Artifact(model, manifest["sha256"], manifest, built=False)
 
 
-def _run_worker(request: BuildRequest, folder: Path, timeout: float, progress: Progress) -> dict[str, Any]:
+def _run_worker(
+    request: BuildRequest, folder: Path, unfinished: Path, timeout: float, progress: Progress
+) -> dict[str, Any]:
     """Run the build in a process of its own; its crash, kill or hang is an exception here and nothing worse."""
     files.write_json(
         folder / "request.json",
@@ -262,6 +278,10 @@ def _run_worker(request: BuildRequest, folder: Path, timeout: float, progress: P
             "identity": request.identity,
             "size": request.size,
             "calibration": [str(path) for path in request.calibration],
+            "training": [str(path) for path in request.training],
+            "training_labels": str(request.training_labels) if request.training_labels else None,
+            "start": str(request.start.path.parent) if request.start else None,
+            "unfinished": str(unfinished),
         },
     )
     log = folder / LOG

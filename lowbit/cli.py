@@ -4,25 +4,48 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from pathlib import Path
 
 from lowbit.errors import LowbitError
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; 0 if it went well, 2 for bad input."""
+    """Run one command; 0 if it went well, 1 if ``compare`` finds a regression, 2 for bad input."""
     parser = argparse.ArgumentParser(prog="lowbit", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("doctor", help="what this machine can run, what is missing and how to get it")
     commands.add_parser("schemes", help="the scheme catalogue as a table")
-    report = commands.add_parser("report", help="write summary.md again from a run's results.json")
+    report = commands.add_parser("report", help="write summary.md and report.html again from a run's results.json")
     report.add_argument("run", type=Path, nargs="?", default=Path("runs/latest"), help="run folder (runs/latest)")
+    get = commands.add_parser("fetch", help="download official checkpoints and COCO pictures")
+    get.add_argument("asset", nargs="+", help="yolov10n, yolov10s, yolov10m, coco-val100, coco-val5k, coco-calib100")
+    get.add_argument("--to", type=Path, help="folder ($LOWBIT_ASSETS, or lowbit/assets in the user's cache)")
+    get.add_argument("--mirror", action="append", metavar="FROM=TO", help="replace the start of addresses, repeatable")
+    get.add_argument("--offline", action="store_true", help="never connect: say what is missing")
+    compare = commands.add_parser("compare", help="what changed between two runs; exit code 1 on a regression")
+    compare.add_argument("first", type=Path, help="run folder to compare with")
+    compare.add_argument("second", type=Path, nargs="?", default=Path("runs/latest"), help="run folder (runs/latest)")
+    compare.add_argument("--max-drop", type=float, default=0.005, help="allowed fall of AP, a fraction (0.005)")
+    compare.add_argument(
+        "--max-slowdown", type=float, default=0.10, help="allowed fall of the speed-up, a ratio (0.10)"
+    )
+    compare.add_argument("--max-growth", type=float, default=0.05, help="allowed growth of the file, a ratio (0.05)")
+    widen = commands.add_parser("widen", help="write an INT4 artifact's INT8 form, for runtimes that have no INT4")
+    widen.add_argument("source", type=Path, help="the .onnx file to read")
+    widen.add_argument("target", type=Path, help="the .onnx file to write")
     options = parser.parse_args(arguments)
     try:
         if options.command == "doctor":
             print(doctor())
         elif options.command == "schemes":
             print(schemes_table())
+        elif options.command == "fetch":
+            fetch_assets(options)
+        elif options.command == "compare":
+            return compare_runs(options)
+        elif options.command == "widen":
+            print(write_widened(options.source, options.target))
         else:
             print(write_report(options.run))
     except LowbitError as error:
@@ -64,12 +87,66 @@ def schemes_table() -> str:
 
 
 def write_report(run: Path) -> Path:
-    """Write ``summary.md`` beside a results.json and return its path."""
+    """Write ``summary.md`` and ``report.html`` beside a results.json and return the latter's path."""
     from lowbit import files, results
-    from lowbit.report import summary
+    from lowbit.report import html, summary
 
-    target = run / "summary.md"
-    files.write_atomic(target, summary.markdown(results.read(run / "results.json")))
+    found = results.read(run / "results.json")
+    files.write_atomic(run / "summary.md", summary.markdown(found))
+    target = run / "report.html"
+    files.write_atomic(target, html.page(found, run))
+    return target
+
+
+def fetch_assets(options: argparse.Namespace) -> None:
+    """Fetch assets and say where they are and how to use them."""
+    from lowbit.detectors import ASSETS_VARIABLE, assets_folder
+    from lowbit.fetch import Fetcher, default_folder, fetch, parse_mirrors
+
+    folder = options.to or assets_folder() or default_folder()
+    mirrors = parse_mirrors(",".join(options.mirror)) if options.mirror else None
+    show = _Progress()
+    fetcher = Fetcher(folder, mirrors=mirrors, offline=options.offline or None, progress=show)
+    for name in options.asset:
+        for path in fetch(name, fetcher):
+            show.end()
+            print(path)
+    if folder != default_folder():
+        print(f"use it with {ASSETS_VARIABLE}={folder}")
+
+
+class _Progress:
+    """One line that is written over, at most five times a second and only on a terminal."""
+
+    def __init__(self) -> None:
+        self._last = 0.0
+
+    def __call__(self, text: str) -> None:
+        now = time.monotonic()
+        if sys.stderr.isatty() and now - self._last > 0.2:
+            self._last = now
+            print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
+
+    def end(self) -> None:
+        if sys.stderr.isatty():
+            print("\r\033[K", end="", file=sys.stderr)
+
+
+def compare_runs(options: argparse.Namespace) -> int:
+    """Print what changed; 1 on a regression."""
+    from lowbit.report.compare import Limits, compare
+
+    limits = Limits(options.max_drop, options.max_slowdown, options.max_growth)
+    changes, text = compare(options.first, options.second, limits)
+    print(text, end="")
+    return int(any(change.regressions for change in changes))
+
+
+def write_widened(source: Path, target: Path) -> Path:
+    """Write the INT8 form of ``source`` and return its path."""
+    from lowbit import files, graph, qcdq
+
+    files.write_atomic(target, qcdq.widen_int4(graph.load(source)).SerializeToString())
     return target
 
 

@@ -274,6 +274,11 @@ _COCO_NAME = re.compile(r"(?:COCO_\w+_)?(\d{12})\.\w+", re.ASCII)
 _SAME_PICTURE_BITS = 40
 
 
+def pictures_of(path: Path) -> CalibrationSet:
+    """A COCO file's pictures without their labels. Raises :class:`InputError` as :func:`load_coco` does."""
+    return CalibrationSet(path, tuple(image.path for image in load_coco(path).images))
+
+
 def check_leak(dataset: Dataset, calibration: CalibrationSet) -> None:
     """Raise :class:`InputError` if calibration saw an evaluation picture: by content, by COCO id, or as a copy.
 

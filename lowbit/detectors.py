@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lowbit import files
-from lowbit.datasets import CalibrationSet, Dataset, load_calibration, load_coco
+from lowbit.datasets import CalibrationSet, Dataset, load_calibration, load_coco, pictures_of
 from lowbit.decode import HeadContract, HeadKind
 from lowbit.errors import InputError, LowbitError, UnavailableError
+from lowbit.fetch import default_folder
 
 if TYPE_CHECKING:
     import torch
@@ -27,15 +28,16 @@ TRUSTED_CHECKPOINTS = {
     "36a0daa37ed8bdc7698d38e56a071dde503ae1d9333c50c212e8240b637bed7e": "yolov10m.pt",
 }
 _BUNDLED_WEIGHTS = Path(__file__).parent / "bundled" / "shapes10n.safetensors"
-_BUNDLED_VAL, _BUNDLED_CALIBRATION = 200, 64
+_BUNDLED_VAL, _BUNDLED_CALIBRATION, _BUNDLED_TRAINING = 200, 64, 256
 
 
 @dataclass(frozen=True)
 class Detector:
     """One detector and the data that it is measured on.
 
-    Exactly one of ``weights`` (a checkpoint of ``architecture``) and ``onnx`` (somebody's export) is set. ``load_data``
-    and ``load_calibration`` take the folder where drawn data may be kept.
+    Exactly one of ``weights`` (a checkpoint of ``architecture``) and ``onnx`` (somebody's export) is set. ``load_data``,
+    ``load_calibration`` and ``load_training`` (unlabelled pictures for fine-tuning) take the folder where drawn data
+    may be kept.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Detector:
     onnx: Path | None
     load_data: Callable[[Path], Dataset]
     load_calibration: Callable[[Path], CalibrationSet]
+    load_training: Callable[[Path], CalibrationSet]
     class_count: int
     trust: bool = False
 
@@ -204,10 +207,14 @@ def load_state(path: Path, *, trust: bool = False) -> dict[str, torch.Tensor]:
 
 
 def assets_folder() -> Path | None:
-    """``$LOWBIT_ASSETS``, or None where it is not set. Raises :class:`InputError` if it is not a folder."""
+    """``$LOWBIT_ASSETS``, or what ``lowbit fetch`` put into the user's cache, or None.
+
+    Raises :class:`InputError` if the variable names no folder.
+    """
     value = os.environ.get(ASSETS_VARIABLE)
     if not value:
-        return None
+        fetched = default_folder()
+        return fetched if fetched.is_dir() else None
     path = Path(value).expanduser().resolve()
     if not path.is_dir():
         raise InputError(f"{path}: ${ASSETS_VARIABLE} is not a folder. Point it to a folder with yolov10n/ and coco/.")
@@ -215,7 +222,7 @@ def assets_folder() -> Path | None:
 
 
 def _shapes10n() -> Detector:
-    from lowbit.bundled.data import calibration, validation
+    from lowbit.bundled.data import calibration, training, validation
 
     return Detector(
         name="shapes10n",
@@ -225,6 +232,7 @@ def _shapes10n() -> Detector:
         onnx=None,
         load_data=lambda folder: validation(folder, _BUNDLED_VAL),
         load_calibration=lambda folder: calibration(folder, _BUNDLED_CALIBRATION),
+        load_training=lambda folder: training(folder, _BUNDLED_TRAINING),
         class_count=10,
     )
 
@@ -236,7 +244,8 @@ def _yolov10(scale: str) -> Callable[[], Detector]:
         assets = assets_folder()
         if assets is None:
             raise UnavailableError(
-                f"{name}: ${ASSETS_VARIABLE} is not set. Point it to a folder with {name}/ and coco/."
+                f"{name}: ${ASSETS_VARIABLE} is not set. Point it to a folder with {name}/ and coco/, or run: lowbit fetch "
+                f"{name} coco-val5k coco-calib100"
             )
         found = [p for p in (assets / name / f"{name}.safetensors", assets / name / f"{name}.pt") if p.is_file()]
         if not found:
@@ -248,12 +257,21 @@ def _yolov10(scale: str) -> Callable[[], Detector]:
             architecture=f"{name}.yaml",
             weights=found[0],
             onnx=None,
-            load_data=lambda _: load_coco(coco / "annotations" / "instances_val204.json"),
+            load_data=lambda _: load_coco(_first_of(coco / "annotations", *_EVALUATED_ON)),
             load_calibration=lambda _: load_calibration(coco / "calib100.txt"),
+            load_training=lambda _: pictures_of(coco / "annotations" / "instances_train363.json"),
             class_count=80,
         )
 
     return make
+
+
+# What the registered COCO detectors are measured on: the first of these that is there.
+_EVALUATED_ON = ("instances_val204.json", "instances_val2017.json", "instances_val100.json")
+
+
+def _first_of(folder: Path, *names: str) -> Path:
+    return next((folder / name for name in names if (folder / name).is_file()), folder / names[0])
 
 
 REGISTRY: dict[str, Callable[[], Detector]] = {
@@ -294,5 +312,6 @@ def find(name: str, *, trust: bool = False) -> Detector:
         onnx=path,
         load_data=needs("--dataset path/to/instances.json"),
         load_calibration=needs("--calibration path/to/list.txt"),
+        load_training=needs("--training path/to/list.txt"),
         class_count=contract.classes,
     )

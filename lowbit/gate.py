@@ -40,11 +40,13 @@ class Thresholds:
     """Limits read from ``thresholds.toml``: ``[default]`` and ``[<detector>]`` tables.
 
     A key is a precision (``int8``) or a whole scheme id; the most specific one counts. A value is the allowed drop of
-    mAP, or a table of limits that has ``map`` and any of :data:`DROPS` and :data:`LEAST`.
+    mAP, or a table of limits that has ``map`` and any of :data:`DROPS` and :data:`LEAST`. What a file does not cover is
+    looked up in ``base``, lowbit's own.
     """
 
     source: Path
     tables: dict[str, dict[str, dict[str, float]]]
+    base: Thresholds | None = None
 
     def limits(self, detector: str, scheme: str, precision: str) -> dict[str, float]:
         """The limits of a scheme. Raises :class:`InputError` if no entry covers its precision."""
@@ -52,19 +54,21 @@ class Thresholds:
             for key in (scheme, precision):
                 if key in self.tables.get(table, {}):
                     return self.tables[table][key]
+        if self.base is not None:
+            return self.base.limits(detector, scheme, precision)
         raise InputError(
             f"{self.source}: no threshold for {scheme} or {precision}. Add '{precision} = 0.01' to [default]."
         )
 
 
-def load_thresholds(path: Path) -> Thresholds:
-    """Read thresholds. Raises :class:`InputError` for a missing or malformed file or a limit outside [0, 1]."""
+def load_thresholds(path: Path, base: Thresholds | None = None) -> Thresholds:
+    """Read thresholds that go before ``base``. Raises :class:`InputError` for a missing or malformed file or a limit outside [0, 1]."""
     tables: dict[str, dict[str, dict[str, float]]] = {}
     for name, table in _read_toml(path).items():
         if not isinstance(table, dict):
             raise InputError(f"{path}: '{name}' stands outside a table. Put it under [default] or [<detector>].")
         tables[name] = {key: _limits(path, f"[{name}] {key}", value) for key, value in table.items()}
-    return Thresholds(path, tables)
+    return Thresholds(path, tables, base)
 
 
 def _limits(path: Path, where: str, value: Any) -> dict[str, float]:

@@ -59,7 +59,9 @@ def _check_tensor(path: Path, tensor: onnx.TensorProto) -> None:
 
 def contract_of(path: Path, model: onnx.ModelProto) -> HeadContract:
     """Recognise a detector's head from its one input and one output. Raises :class:`InputError` if it can't be."""
-    inputs, outputs = model.graph.input, model.graph.output
+    stored = {tensor.name for tensor in model.graph.initializer}
+    # Some exporters list weights as inputs with a default.
+    inputs, outputs = [v for v in model.graph.input if v.name not in stored], model.graph.output
     if len(inputs) != 1 or len(outputs) != 1:
         raise InputError(f"{path}: has {len(inputs)} inputs and {len(outputs)} outputs; one of each is supported.")
     shape_in, shape_out = (
@@ -102,14 +104,12 @@ def _ends_in_sigmoid(model: onnx.ModelProto) -> bool:
 
 
 def _stored_weights(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
-    """Initializers by name, and under the output of the DequantizeLinear that reads them."""
+    """Initializers by name, and under the outputs of the Clip and the DequantizeLinear that read them."""
     weights = {t.name: t for t in model.graph.initializer}
-    dequantized = {
-        node.output[0]: weights[node.input[0]]
-        for node in model.graph.node
-        if node.op_type == "DequantizeLinear" and node.input[0] in weights
-    }
-    return weights | dequantized
+    for node in model.graph.node:  # topologically sorted
+        if node.op_type in ("Clip", "DequantizeLinear") and node.input[0] in weights:
+            weights[node.output[0]] = weights[node.input[0]]
+    return weights
 
 
 def _is_dfl(node: onnx.NodeProto, weights: dict[str, onnx.TensorProto]) -> bool:
@@ -142,6 +142,24 @@ def _last_convs(model: onnx.ModelProto) -> list[onnx.NodeProto]:
         for name in node.input:
             feeds_conv[name] = feeds_conv.get(name, False) or conv or followed
     return last
+
+
+def head_outputs(model: onnx.ModelProto) -> list[str]:
+    """Names of the tensors that the head's last convolutions give, in the graph's order: the raw head."""
+    return [node.output[0] for node in reversed(_last_convs(model))]
+
+
+def with_head_outputs(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy that gives the raw head beside its own output, for comparing two graphs before the decode tail."""
+    import onnx
+
+    copied = onnx.ModelProto()
+    copied.CopyFrom(model)
+    there = {value.name for value in copied.graph.output}
+    copied.graph.output.extend(
+        onnx.helper.make_empty_tensor_value_info(name) for name in head_outputs(model) if name not in there
+    )
+    return copied
 
 
 def decode_tail(model: onnx.ModelProto) -> list[str]:
@@ -255,7 +273,7 @@ def structure(model: onnx.ModelProto) -> Structure:
             continue
         if data_quantized and data is not None and len(data.input) > 2 and data.input[2] in weights:
             input_dtypes.add(type_name(weights[data.input[2]].data_type))
-        weight = None if _is_dfl(node, stored) else _weight(node, weights, makers, data_quantized)
+        weight = None if _is_dfl(node, stored) else _weight(node, weights, stored, makers, data_quantized)
         if weight is not None:
             found.append(weight)
     kinds = Counter(node.op_type for node in model.graph.node)
@@ -293,6 +311,7 @@ def _consumes_quantized(
 def _weight(
     node: onnx.NodeProto,
     weights: dict[str, onnx.TensorProto],
+    stored: dict[str, onnx.TensorProto],
     makers: dict[str, onnx.NodeProto],
     data_quantized: bool,
 ) -> Weight | None:
@@ -306,9 +325,9 @@ def _weight(
             node.name, node.op_type, tuple(tensor.dims), type_name(tensor.data_type), None, 0, 0, data_quantized
         )
     feed = makers.get(name)
-    if feed is None or feed.op_type != "DequantizeLinear" or feed.input[0] not in weights:
+    if feed is None or feed.op_type != "DequantizeLinear" or feed.input[0] not in stored:
         return None
-    tensor, scale = weights[feed.input[0]], weights.get(feed.input[1])
+    tensor, scale = stored[feed.input[0]], weights.get(feed.input[1])
     scales = int(np.prod(scale.dims)) if scale is not None else 1
     attributes = {a.name: a.i for a in feed.attribute}
     axis = attributes.get("axis", 1) if scales > 1 else None

@@ -44,7 +44,7 @@ class Accuracy:
 
     ``recall``: share of objects found at confidence 0.25 and IoU 0.5; ``miss_rate``: the rest. ``ar``: COCO's AR@100.
     ``object_scores``: float64 [objects], for every counted object the score of what matched it at IoU 0.5, 0 if nothing
-    did, in an order that depends on the data set only.
+    did, in an order that depends on the data set only; ``object_images``: int64 [objects], index of its image.
     """
 
     map: float
@@ -59,6 +59,7 @@ class Accuracy:
     per_class: dict[str, float]
     matches: tuple[Matches, ...]
     object_scores: NDArray[np.float64]
+    object_images: NDArray[np.int64]
 
 
 def evaluate(dataset: Dataset, detections: Mapping[int, Detections]) -> Accuracy:
@@ -82,7 +83,7 @@ def evaluate(dataset: Dataset, detections: Mapping[int, Detections]) -> Accuracy
     stats = [float(value) for value in scorer.stats]
     per_category = _mean_where_defined(scorer.eval["precision"][:, :, :, 0, 2])
     matches = _matches(scorer, len(dataset.images))
-    object_scores = _object_scores(scorer, len(dataset.images))
+    object_scores, object_images = _object_scores(scorer, len(dataset.images))
     recall = float((object_scores >= DEPLOYED_CONFIDENCE).mean()) if len(object_scores) else 0.0
     return Accuracy(
         map=max(stats[0], 0.0),
@@ -97,6 +98,7 @@ def evaluate(dataset: Dataset, detections: Mapping[int, Detections]) -> Accuracy
         per_class={n: v for n, v in zip(dataset.category_names, per_category, strict=True) if v is not None},
         matches=matches,
         object_scores=object_scores,
+        object_images=object_images,
     )
 
 
@@ -163,19 +165,23 @@ def _matches(scorer: Any, images: int) -> tuple[Matches, ...]:
     return tuple(out)
 
 
-def _object_scores(scorer: Any, images: int) -> NDArray[np.float64]:
-    """The score that found each counted object at IoU 0.5, by category, image and annotation; 0 where none did."""
+def _object_scores(scorer: Any, images: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """The score that found each counted object at IoU 0.5, by category, image and annotation, 0 where none did; and the
+    index of its image."""
     areas = len(scorer.params.areaRng)
     found: list[float] = []
+    owners: list[int] = []
     for k in range(len(scorer.params.catIds)):
-        for result in scorer.evalImgs[k * areas * images : k * areas * images + images]:
+        for i, result in enumerate(scorer.evalImgs[k * areas * images : k * areas * images + images]):
             if result is None:
                 continue
             score_of = dict(zip(result["dtIds"], result["dtScores"], strict=True))
             # pycocotools sorts ignored objects last and keeps the others' order.
             matches = zip(np.asarray(result["gtMatches"])[0], result["gtIgnore"], strict=True)
-            found += [score_of[int(match)] if match > 0 else 0.0 for match, ignored in matches if not ignored]
-    return np.asarray(found)
+            mine = [score_of[int(match)] if match > 0 else 0.0 for match, ignored in matches if not ignored]
+            found += mine
+            owners += [i] * len(mine)
+    return np.asarray(found), np.asarray(owners, np.int64)
 
 
 def compare(reference: Accuracy, quantized: Accuracy) -> dict[str, float]:
@@ -197,9 +203,33 @@ def compare(reference: Accuracy, quantized: Accuracy) -> dict[str, float]:
     return drops
 
 
+@dataclass(frozen=True, slots=True)
+class ImageChange:
+    """How many objects of an image a quantized detector lost and gained at the deployed confidence."""
+
+    image: int
+    lost: int
+    gained: int
+
+
+def changed_images(reference: Accuracy, quantized: Accuracy, images: int) -> list[ImageChange]:
+    """Every image, by index, in which objects were lost or gained; most lost first, then fewest gained."""
+    before, after = (a.object_scores >= DEPLOYED_CONFIDENCE for a in (reference, quantized))
+    lost, gained = (
+        np.bincount(reference.object_images[w], minlength=images) for w in (before & ~after, after & ~before)
+    )
+    changes = [ImageChange(i, int(lost[i]), int(gained[i])) for i in range(images) if lost[i] or gained[i]]
+    return sorted(changes, key=lambda change: (change.gained - change.lost, -change.lost, change.image))
+
+
+def class_drops(reference: Accuracy, quantized: Accuracy) -> dict[str, float]:
+    """The drop of every class's AP, as a fraction."""
+    return {name: ap - quantized.per_class.get(name, 0.0) for name, ap in reference.per_class.items()}
+
+
 def worst_class(reference: Accuracy, quantized: Accuracy) -> tuple[str, float]:
     """The class whose AP falls most, and by how much."""
-    drops = {name: ap - quantized.per_class.get(name, 0.0) for name, ap in reference.per_class.items()}
+    drops = class_drops(reference, quantized)
     name = max(sorted(drops), key=lambda n: drops[n])
     return name, drops[name]
 

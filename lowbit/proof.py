@@ -19,6 +19,7 @@ from lowbit.errors import LowbitError
 from lowbit.runtime import SessionOptions, open_session
 
 if TYPE_CHECKING:
+    import onnx
     import onnxruntime
 
 # A detection of at least SEEN must have a counterpart of at least SEEN - SLACK: integer kernels round differently from
@@ -71,6 +72,45 @@ class Kernels:
     int8_mac_fraction: float | None
     float_nodes: tuple[str, ...]
     providers: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class HeadDifference:
+    """How far two raw heads are apart. ``of_range``: largest difference over the reference's range (maximum minus
+    minimum, an output tensor's own), the worst tensor's. ``sqnr_db``: 10 log10 of the reference's power around each
+    tensor's mean (a bias is no signal) over the difference's, over all tensors; infinite for equal ones."""
+
+    of_range: float
+    sqnr_db: float
+
+
+def compare_heads(reference: Sequence[NDArray[np.float32]], other: Sequence[NDArray[np.float32]]) -> HeadDifference:
+    """Compare raw heads tensor by tensor. Raises :class:`LowbitError` if their shapes differ."""
+    shapes = [[tensor.shape for tensor in head] for head in (reference, other)]
+    if shapes[0] != shapes[1]:
+        raise LowbitError(f"two raw heads can't be compared: their shapes are {shapes[0]} and {shapes[1]}.")
+    worst = power = noise = 0.0
+    for one, two in zip(reference, other, strict=True):
+        difference = np.asarray(two, float) - one
+        worst = max(worst, float(np.abs(difference).max() / max(float(np.ptp(one)), 1e-12)))
+        power += float(np.square(one - one.mean(dtype=float), dtype=float).sum())
+        noise += float(np.square(difference).sum())
+    return HeadDifference(worst, float("inf") if noise == 0 else 10 * float(np.log10(max(power, 1e-300) / noise)))
+
+
+def raw_heads(
+    model: onnx.ModelProto, options: SessionOptions, inputs: Sequence[NDArray[np.float32]]
+) -> list[NDArray[np.float32]]:
+    """What the head's last convolutions give for every input, one after the other."""
+    import onnx
+
+    names = graph.head_outputs(model)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        onnx.save(graph.with_head_outputs(model), str(path))
+        session = open_session(path, options)
+        feed = session.get_inputs()[0].name
+        return [tensor for one in inputs for tensor in session.run(names, {feed: one})]
 
 
 def agreement(first: Sequence[Detections], second: Sequence[Detections]) -> Parity:

@@ -77,6 +77,18 @@ class BuildRecord(_Model):
     tool_versions: dict[str, str | None]
 
 
+class PictureRecord(_Model):
+    """A picture on which the quantized detector differs most from FP32, drawn with both detectors' boxes.
+
+    ``file`` is relative to the run's folder; ``lost`` and ``gained`` count objects at confidence 0.25 and IoU 0.5.
+    """
+
+    file: str
+    image: str
+    lost: int
+    gained: int
+
+
 class Entry(_Model):
     """One scheme on one detector and one provider. mAP and drop are fractions (0.5 points is 0.005)."""
 
@@ -84,6 +96,8 @@ class Entry(_Model):
     scheme: str
     provider: str = "cpu"
     dataset: str | None = None
+    dataset_file: str | None = None
+    dataset_digest: str | None = None
     images: int | None = None
     status: Status = Status.PASSED
     reason: str | None = None
@@ -101,6 +115,8 @@ class Entry(_Model):
     drop_ci: tuple[float, float] | None = None
     drops: dict[str, float] | None = None
     worst_class: str | None = None
+    class_drops: dict[str, float] | None = None
+    pictures: list[PictureRecord] | None = None
     threshold: float | None = None
     artifact: ArtifactRecord | None = None
     runtime: RuntimeRecord | None = None

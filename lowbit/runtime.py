@@ -127,7 +127,7 @@ def provider_reason(provider: str) -> str | None:
     if provider not in PROVIDERS:
         return f"there is no provider {provider!r}; known: {', '.join(PROVIDERS)}"
     if provider != "cpu" and gpu() is None:
-        return f"{PROVIDERS[provider]} needs an NVIDIA GPU; nvidia-smi shows none on this machine"
+        return f"{PROVIDERS[provider]} needs an NVIDIA GPU; nvidia-smi shows none on this machine (use one that has: pixi run -e cuda gate)"
     if provider == "cuda":
         preload = getattr(onnxruntime, "preload_dlls", None)
         if preload:
@@ -145,6 +145,14 @@ def _installed(module: str) -> bool:
     return importlib.util.find_spec(module) is not None
 
 
+# What a tool imports, and the package to install for it.
+_NEEDS = {
+    "export": {"ultralytics": "ultralytics"},
+    "modelopt": {"modelopt": "nvidia-modelopt"},
+    "brevitas": {"brevitas": "brevitas", "onnxoptimizer": "onnxoptimizer", "lightning_fabric": "lightning-fabric"},
+}
+
+
 def capability(precision: str, tool: str, provider: str) -> str | None:
     """The one table of what can be done: provider x dtype x compute capability x installed tool.
 
@@ -153,9 +161,9 @@ def capability(precision: str, tool: str, provider: str) -> str | None:
     reason = provider_reason(provider)
     if reason:
         return reason
-    needs = {"export": "ultralytics", "modelopt": "modelopt", "brevitas": "brevitas"}.get(tool)
-    if needs and not _installed(needs):
-        return f"the tool {tool} needs the package {needs}, which is not installed"
+    for module, package in _NEEDS.get(tool, {}).items():
+        if not _installed(module):
+            return f"the tool {tool} needs {package}, which is not installed (pip install -c constraints.txt {package})"
     device = gpu()
     if precision == "fp8" and provider != "cpu" and device and device["compute_capability"] < 8.9:
         return f"FP8 kernels need compute capability 8.9; {device['name']} has {device['compute_capability']}"

@@ -45,12 +45,53 @@ class Scheme:
         """Whether this is anything but the float reference."""
         return self.precision not in ("fp32", "fp16")
 
+    @property
+    def weight_bits(self) -> int:
+        """Bits of a quantized weight as the precision names them; 8 where it names none (``mixed``)."""
+        return self._bits(0)
+
+    @property
+    def activation_bits(self) -> int:
+        """Bits of a quantized activation; 16 means floating point."""
+        return self._bits(1)
+
+    def _bits(self, which: int) -> int:
+        named = re.fullmatch(r"w(\d+)a(\d+)", self.precision)
+        return int(named.group(which + 1)) if named else 32 if not self.quantized else 8
+
 
 def _catalogue(*schemes: Scheme) -> Mapping[str, Scheme]:
     by_id = {scheme.id: scheme for scheme in schemes}
     if len(by_id) != len(schemes):
         raise ValueError("two schemes share an id")
     return MappingProxyType(by_id)
+
+
+def _brevitas(scheme_id: str, summary: str, *, scales: str = "channel", **more: Any) -> Scheme:
+    """A Brevitas scheme, whose precision names the bits of weights and activations."""
+    precision = scheme_id.split("-")[0]
+    weight, activation = map(int, re.findall(r"\d+", precision))
+    settings = {"weight_bits": weight, "activation_bits": activation, "scales": scales, "eight": [], **more}
+    return Scheme(scheme_id, precision, "brevitas", f"Brevitas QCDQ, {summary}", settings)
+
+
+# Depthwise, first and last convolutions hold few weights and are hurt most; what else the budget has room for is chosen
+# by measured sensitivity.
+_ROUNDED: dict[str, Any] = {
+    "eight": ["depthwise", "first", "last"],
+    "budget": 4.6,
+    "recovery": {"reach": 0.5, "pictures": "calibration", "steps": 1200},
+}
+_TUNED: dict[str, Any] = {
+    "eight": ["depthwise", "first", "last"],
+    "budget": 4.3,
+    "recovery": {"reach": 1.0, "pictures": "training", "steps": 3000},
+}
+
+
+def _inputs_of(start: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a scheme that takes another one's recovered weights and quantizes the inputs too."""
+    return {"eight": settings["eight"], "budget": settings["budget"], "start": start}
 
 
 CATALOGUE = _catalogue(
@@ -90,6 +131,17 @@ CATALOGUE = _catalogue(
         "ONNX Runtime static PTQ, U8 activations, S8 per-channel weights, entropy; laid out for CPU",
         {"calibration_method": "entropy"},
     ),
+    _brevitas("w8a16-brevitas", "8-bit weights per channel, float activations: the pipeline's self-test"),
+    _brevitas("w8a8-brevitas", "8-bit weights per channel, 8-bit inputs of convolutions"),
+    _brevitas("w4a16-brevitas-tensor", "4-bit weights, one scale a tensor: the naive reference", scales="tensor"),
+    _brevitas("w4a8-brevitas-tensor", "the same with 8-bit inputs", scales="tensor"),
+    _brevitas("w4a16-brevitas-channel", "4-bit weights, least-squares scales per channel, rounded to nearest"),
+    _brevitas("w4a16-brevitas-round", "learned rounding and scales on the calibration pictures", **_ROUNDED),
+    _brevitas(
+        "w4a8-brevitas-round", "the same weights with 8-bit inputs", **_inputs_of("w4a16-brevitas-round", _ROUNDED)
+    ),
+    _brevitas("w4a16-brevitas-qat", "fine-tuned without labels on training pictures", **_TUNED),
+    _brevitas("w4a8-brevitas-qat", "the same weights with 8-bit inputs", **_inputs_of("w4a16-brevitas-qat", _TUNED)),
 )
 
 

@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 
 from fixtures.options import Case
-from fixtures.recording import Record, describe_accuracy, describe_artifact, describe_runtime, save_detections
+from fixtures.recording import (
+    Record,
+    describe_accuracy,
+    describe_artifact,
+    describe_runtime,
+    save_detections,
+    save_pictures,
+)
 from fixtures.workbench import Evidence, Workbench
 from lowbit import gate
 from lowbit.artifacts import Artifact
@@ -35,6 +42,8 @@ def test_map_drop(
         **describe_artifact(artifact, structure, run_folder),
         **describe_accuracy(evidence),
         dataset=dataset.name,
+        dataset_file=str(dataset.annotations),
+        dataset_digest=dataset.digest,
         images=len(dataset.images),
         **describe_runtime(case, workbench, evidence.parity),
         threshold=limits["map"],
@@ -46,6 +55,7 @@ def test_map_drop(
             "nothing. Do data set, classes and input scaling belong to it?"
         )
         return
+    record(**save_pictures(case, evidence, workbench, run_folder))
     images = len(dataset.images)
     decision = gate.decide(evidence.drop, evidence.interval, limits["map"], workbench.inconclusive, images)
     record(verdict=decision.verdict.value, reason=decision.reason)

@@ -8,7 +8,8 @@ import pytest
 
 from fixtures.options import Case
 from fixtures.recording import Record, describe_artifact
-from lowbit import files, graph
+from fixtures.workbench import Workbench
+from lowbit import files, graph, proof, qcdq
 from lowbit.artifacts import Artifact
 from lowbit.graph import Structure
 
@@ -28,28 +29,76 @@ def convs(structure: Structure) -> list[graph.Weight]:
     return [weight for weight in structure.weights if weight.op == "Conv"]
 
 
-def test_weights_are_int8_per_channel(case: Case, quantized: Structure) -> None:
-    """Every convolution that is quantized has INT8 weights with one scale an output channel."""
+def test_weights_are_stored_as_the_scheme_says(case: Case, quantized: Structure) -> None:
+    """Every quantized convolution has weights of the scheme's dtype, with a scale an output channel or a tensor."""
     low = [weight for weight in convs(quantized) if weight.quantized]
     assert low, "no convolution is quantized"
-    wrong = [w for w in low if w.dtype != "INT8" or (w.axis != 0 and w.shape[0] > 1) or w.block]
-    assert not wrong, f"not INT8 per output channel: {wrong[:3]}"
+    allowed = {"INT8"} if case.scheme.weight_bits == 8 else {"INT4", "INT8"} if mixed(case) else {"INT4"}
+    axis = None if case.scheme.settings.get("scales") == "tensor" else 0
+    wrong = [w for w in low if w.dtype not in allowed or (w.axis != axis and w.shape[0] > 1) or w.block]
+    assert not wrong, f"not {allowed} with axis {axis}: {wrong[:3]}"
+    if case.scheme.weight_bits == 4:
+        four = sum(w.count for w in low if w.dtype == "INT4") / sum(w.count for w in low)
+        assert four > (0.8 if mixed(case) else 0.999), f"only {four:.1%} of the weights have four bits"
+
+
+def mixed(case: Case) -> bool:
+    """Whether a scheme keeps some convolutions at eight bits."""
+    return bool(case.scheme.settings.get("eight"))
+
+
+def test_weight_bits_are_within_budget(case: Case, quantized: Structure) -> None:
+    """The average over all quantized weights, scales included, is what the scheme promises."""
+    if "budget" not in case.scheme.settings:
+        pytest.skip("the scheme has no budget of bits")
+    assert quantized.weight_bits <= case.scheme.settings["budget"]
 
 
 def test_convolutions_are_quantized(case: Case, artifact: Artifact, quantized: Structure) -> None:
-    """All convolutions are quantized with their inputs, but for those that the scheme keeps in float."""
+    """All convolutions are quantized, with their inputs where the scheme says so, but for those kept in float."""
     kept = set()
     if case.scheme.settings.get("float_head"):
         kept = set(graph.head_nodes(graph.load(artifact.path)))
-    floating = [w.node for w in convs(quantized) if not (w.quantized and w.input_quantized) and w.node not in kept]
+    inputs = case.scheme.activation_bits == 8
+    floating = [w.node for w in convs(quantized) if not w.quantized and w.node not in kept]
     assert not floating, f"convolutions in float: {floating[:5]}"
+    wrong = [w.node for w in convs(quantized) if w.input_quantized is not inputs and w.node not in kept]
+    assert not wrong, f"inputs of convolutions that are {'not ' * inputs}quantized: {wrong[:5]}"
     quantized_anyway = [w.node for w in convs(quantized) if w.quantized and w.node in kept]
     assert not quantized_anyway, f"quantized though the scheme keeps the head in float: {quantized_anyway[:5]}"
 
 
 def test_activation_dtype(case: Case, quantized: Structure) -> None:
     """ONNX Runtime's CPU kernels want unsigned activations, TensorRT wants signed symmetric ones."""
-    assert quantized.input_dtypes == (("UINT8",) if case.scheme.tool == "ort" else ("INT8",))
+    expected = ("INT8",) if case.scheme.tool == "modelopt" else ("UINT8",)
+    assert quantized.input_dtypes == (expected if case.scheme.activation_bits == 8 else ())
+
+
+def test_four_bits_take_half_the_bytes(case: Case, artifact: Artifact, quantized: Structure) -> None:
+    """INT4 is how the file stores weights, not only what it computes; the INT8 form of the same values is larger."""
+    four = sum(w.count for w in convs(quantized) if w.dtype == "INT4")
+    if not four:
+        pytest.skip("the scheme has no 4-bit weights")
+    wide = qcdq.widen_int4(graph.load(artifact.path))
+    assert wide.ByteSize() - artifact.size_bytes == pytest.approx(four / 2, rel=0.02)
+
+
+def test_int4_computes_what_its_int8_form_does(case: Case, artifact: Artifact, workbench: Workbench) -> None:
+    """The fallback for providers without INT4 gives the same raw head, within 1e-4 of its range."""
+    if case.scheme.weight_bits != 4:
+        pytest.skip("the scheme has no 4-bit weights")
+    narrow, wide = graph.load(artifact.path), qcdq.widen_int4(graph.load(artifact.path))
+    inputs, options = workbench.inputs(case.detector, 2), workbench.options(case)
+    heads = [proof.raw_heads(model, options, inputs) for model in (narrow, wide)]
+    assert proof.compare_heads(*heads).of_range <= 1e-4
+
+
+def test_graph_computes_what_torch_does(case: Case, artifact: Artifact) -> None:
+    """The build compared the graph with the fake-quantized module; what it found is in the manifest."""
+    if case.scheme.tool != "brevitas":
+        pytest.skip("the tool does not quantize a torch module")
+    parity = artifact.manifest["torch_parity"]
+    assert parity["sqnr_db"] >= (25 if case.scheme.activation_bits == 8 else 60), parity
 
 
 def test_only_expected_ops_are_quantized(case: Case, quantized: Structure) -> None:

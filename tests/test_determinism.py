@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,23 @@ def test_a_second_build_gives_the_same_bytes(workbench: Workbench, scheme: objec
     assert second.built
     assert second.sha256 == first.sha256
     assert request.source.read_bytes() == source, "the tool wrote into its input"
+
+
+@pytest.mark.parametrize("reach", [0.5, 1.0])
+def test_a_second_recovery_gives_the_same_bytes(workbench: Workbench, reach: float, tmp_path: Path) -> None:
+    scheme = CATALOGUE["w4a16-brevitas-round"]
+    recovery = {"reach": reach, "pictures": "calibration", "steps": 6, "batch": 4}
+    request = workbench.request("shapes10n", scheme)
+    settings = {**request.settings, "recovery": recovery}
+    del settings["budget"]  # measuring sensitivities takes longer than six steps
+    request = dataclasses.replace(request, settings=settings)
+    first, second = (Store(tmp_path / name).get(request) for name in ("one", "two"))
+    assert first.sha256 == second.sha256
+    if reach == 0.5:
+        return
+    other = {**settings, "recovery": {**recovery, "seed": 1}}
+    third = Store(tmp_path / "three").get(dataclasses.replace(request, settings=other))
+    assert third.sha256 != first.sha256
 
 
 def test_a_second_evaluation_gives_the_same_numbers(workbench: Workbench) -> None:

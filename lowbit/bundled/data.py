@@ -10,7 +10,7 @@ from filelock import FileLock
 
 from lowbit import files
 from lowbit.bundled.scenes import SCENES_VERSION, SPLIT_SEEDS, write_split
-from lowbit.datasets import CalibrationSet, Dataset, load_calibration, load_coco
+from lowbit.datasets import CalibrationSet, Dataset, load_calibration, load_coco, pictures_of
 
 
 def _split(folder: Path, split: str, count: int) -> Path:
@@ -41,3 +41,9 @@ def calibration(folder: Path, count: int) -> CalibrationSet:
     if not listing.exists():
         files.write_atomic(listing, "".join(f"calibration/{i:06d}.png\n" for i in range(count)))
     return load_calibration(listing)
+
+
+def training(folder: Path, count: int) -> CalibrationSet:
+    """The first ``count`` pictures that shapes10n was trained on; their source is the COCO file that labels them."""
+    target = _split(folder, "train", count)
+    return pictures_of(target / "instances_train.json")

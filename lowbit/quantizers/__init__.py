@@ -1,5 +1,7 @@
 """One module a tool, each with ``PACKAGES`` (what shapes its output) and one ``build(job)``.
 
+A tool gets the detector's FP32 ONNX, or, if it is one of :data:`TORCH_TOOLS`, its checkpoint.
+
 ``build`` writes ``job.output`` and returns what the manifest should know beyond the settings. It runs in a process of
 its own (``python -m lowbit.quantizers FOLDER``); it may print, crash and take memory as it likes.
 """
@@ -17,10 +19,18 @@ from numpy.typing import NDArray
 
 from lowbit.datasets import CalibrationSet
 
+# Tools that quantize the torch module: their request names the detector, and they may learn from training pictures.
+TORCH_TOOLS = frozenset({"brevitas"})
+
 
 @dataclass(frozen=True)
 class Job:
-    """What one build gets. ``source``: FP32 ONNX or checkpoint; ``output``: the ONNX file to write."""
+    """What one build gets. ``source``: FP32 ONNX or checkpoint; ``output``: the ONNX file to write.
+
+    ``training``: pictures to recover accuracy on, ``training_labels``: the COCO file that labels them, if the settings
+    use labels. ``start``: the folder of the artifact that this one starts from, if the settings name one. ``unfinished``: a folder that outlives an interrupted
+    build, for what the next one can resume from.
+    """
 
     scheme: str
     settings: dict[str, Any]
@@ -29,7 +39,11 @@ class Job:
     size: int
     calibration: CalibrationSet
     output: Path
+    unfinished: Path
     progress: Callable[[str], None]
+    training: tuple[Path, ...] = ()
+    training_labels: Path | None = None
+    start: Path | None = None
 
 
 class CalibrationReader:

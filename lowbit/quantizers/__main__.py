@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import resource
+import signal
 import sys
 import traceback
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +17,14 @@ from lowbit.datasets import CalibrationSet
 from lowbit.errors import LowbitError
 from lowbit.quantizers import Job, tool
 
+_PR_SET_PDEATHSIG = 1  # prctl(2)
+
 
 def main() -> int:
     """Run one build. Exit status 0 with an artifact, 1 without."""
+    if sys.platform == "linux":
+        # A build whose caller was killed must not go on: nobody would publish it, and it would hold the machine.
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     folder = Path(sys.argv[1])
     request = json.loads((folder / "request.json").read_text(encoding="utf-8"))
     job = Job(
@@ -26,8 +34,13 @@ def main() -> int:
         identity=request["identity"],
         size=request["size"],
         calibration=CalibrationSet(folder / "request.json", tuple(map(Path, request["calibration"]))),
+        training=tuple(map(Path, request["training"])),
+        training_labels=Path(request["training_labels"]) if request["training_labels"] else None,
+        start=Path(request["start"]) if request["start"] else None,
         output=folder / "model.onnx",
-        progress=lambda text: _say(folder / "progress", text),
+        unfinished=Path(request["unfinished"]),
+        # Not a lambda: a tool may hand it to processes of its own.
+        progress=partial(_say, folder / "progress"),
     )
     outcome: dict[str, Any]
     try:

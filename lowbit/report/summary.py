@@ -8,7 +8,7 @@ from itertools import groupby
 from lowbit.gate import points
 from lowbit.results import Entry, Results, Status
 
-_VERDICTS = {
+VERDICTS = {
     Status.PASSED: "passed",
     Status.FAILED: "**FAILED**",
     Status.INCONCLUSIVE: "inconclusive",
@@ -59,7 +59,7 @@ def _section(detector: str, provider: str, entries: Sequence[Entry]) -> list[str
         if ci and entry.scheme != "fp32":
             speed += f" [{ci[0]:.2f}, {ci[1]:.2f}]"
         integer = entry.runtime.int8_mac_fraction if entry.runtime else None
-        verdict = _VERDICTS[entry.status] + (" (expected)" if entry.expected_failure else "")
+        verdict = VERDICTS[entry.status] + (" (expected)" if entry.expected_failure else "")
         lines.append(
             f"| {_escape(entry.scheme)} | {_number(entry.map, 4)} | {drop} | "
             f"{_number(timing.p50 * 1000 if timing else None, 2)} | {speed} | "
@@ -74,7 +74,7 @@ def _section(detector: str, provider: str, entries: Sequence[Entry]) -> list[str
     in_name_only = [f"`{_escape(e.scheme)}`" for e in entries if _in_name_only(e)]
     if in_name_only:
         lines.append(
-            f"- INT8 in name only on this provider, most of the arithmetic ran in float: {', '.join(in_name_only)}"
+            f"- Integers in name only on this provider, most of the arithmetic ran in float: {', '.join(in_name_only)}"
         )
     return [*lines, ""] if lines[-1] else lines
 
@@ -107,7 +107,7 @@ def recommend(entries: Sequence[Entry]) -> str:
 
 def _in_name_only(entry: Entry) -> bool:
     fraction = entry.runtime.int8_mac_fraction if entry.runtime else None
-    return entry.scheme.startswith("int8") and fraction is not None and fraction < 0.5
+    return entry.scheme.startswith(("int8", "w8a8", "w4a8")) and fraction is not None and fraction < 0.5
 
 
 def _fast_and_true(entries: Sequence[Entry]) -> Entry:

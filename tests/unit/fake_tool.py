@@ -18,7 +18,7 @@ PACKAGES = ("numpy",)
 def build(job: Job) -> dict[str, Any]:
     print("the fake tool starts")
     with Path(job.settings["count"]).open("a") as count:
-        count.write("built\n")
+        count.write(f"{os.getpid()}\n")
     what = job.settings.get("what", "good")
     if os.environ.get("LOWBIT_TEST_GOOD"):
         what = "good"
@@ -40,6 +40,13 @@ def build(job: Job) -> dict[str, Any]:
         bytearray(2**30)
     if what == "hang":
         time.sleep(60)
+    if what == "resume":
+        state = job.unfinished / "state"
+        if not state.exists():
+            state.write_text("half of the work")
+            os.kill(os.getpid(), signal.SIGKILL)
+        job.output.write_text(state.read_text())
+        return {}
     if what == "slow":
         time.sleep(1.5)
     job.output.write_bytes(b"an artifact of " + job.scheme.encode())

@@ -116,6 +116,7 @@ def test_a_hanging_build_is_stopped(tmp_path: Path) -> None:
         store.get(request_for(tmp_path, "hang"))
     assert time.monotonic() - started < 20
     assert not left_over(store)
+    assert not list((store.root / "unfinished").iterdir())
 
 
 def flip_a_bit(folder: Path) -> None:
@@ -199,6 +200,34 @@ def test_ctrl_c_ends_the_build_and_the_next_run_is_right(tmp_path: Path) -> None
         assert store.get(request_for(tmp_path, "hang")).built
     finally:
         del os.environ["LOWBIT_TEST_GOOD"]
+
+
+def test_a_killed_caller_takes_its_build_with_it(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from tests.unit.test_artifacts import *\n"
+        "root = Path(sys.argv[1]); Store(root / 'store', timeout=60).get(request_for(root, 'hang'))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT)
+    deadline = time.monotonic() + 30
+    while not builds(tmp_path) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    worker = Path("/proc", (tmp_path / "count").read_text().strip())
+    assert worker.exists()
+    process.kill()
+    process.wait(timeout=10)
+    while worker.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not worker.exists()
+
+
+def test_a_build_resumes_from_what_it_left(store: Store, tmp_path: Path) -> None:
+    request = request_for(tmp_path, "resume")
+    unfinished = store.root / "unfinished"
+    with pytest.raises(BuildError, match="SIGKILL"):
+        store.get(request)
+    assert (unfinished / request.key / "state").is_file()
+    assert store.get(request).path.read_text() == "half of the work"
+    assert not list(unfinished.iterdir())
 
 
 def test_two_processes_build_once(tmp_path: Path) -> None:

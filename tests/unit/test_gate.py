@@ -11,6 +11,17 @@ from lowbit.errors import InputError
 from lowbit.gate import Verdict, decide, load_expected_failures, load_thresholds
 
 
+def test_own_thresholds_go_before_lowbits(tmp_path: Path) -> None:
+    own, mine = tmp_path / "own.toml", tmp_path / "mine.toml"
+    own.write_text("[default]\nint8 = 0.01\nfp8 = 0.02\n[toy]\nint8 = 0.03\n")
+    mine.write_text("[default]\nint8 = 0.05\n")
+    both = load_thresholds(mine, load_thresholds(own))
+    assert both.limits("toy", "int8-ort-minmax", "int8") == {"map": 0.05}
+    assert both.limits("toy", "fp8-modelopt-k0", "fp8") == {"map": 0.02}
+    with pytest.raises(InputError, match=r"own\.toml: no threshold for w4a16"):
+        both.limits("toy", "w4a16-brevitas-qat", "w4a16")
+
+
 @pytest.mark.parametrize(
     ("drop", "interval", "policy", "verdict", "allowed"),
     [

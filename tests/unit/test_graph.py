@@ -302,11 +302,37 @@ def test_output_that_does_not_fit(shape: tuple[int | str, ...]) -> None:
         graph.contract_of(Path("m.onnx"), model)
 
 
+def test_a_weight_behind_a_clip_and_overridable_initializers() -> None:
+    """QCDQ as Brevitas writes it: the weight passes a Clip, and everything stored is listed as an input."""
+    model = dfl_model(np.arange(16))
+    before = graph.structure(model)
+    conv = next(n for n in model.graph.node if n.op_type == "Conv" and "dfl" not in n.name)
+    name = conv.input[1]
+    (weight,) = [t for t in model.graph.initializer if t.name == name]
+    shape = tuple(weight.dims)
+    weight.CopyFrom(array(np.ones(shape, np.int8), name))
+    model.graph.initializer.extend([array(np.int8(-8), "low"), array(np.int8(7), "high"), array(np.float32(1), "s")])
+    model.graph.node.insert(0, node("DequantizeLinear", ["clipped", "s"], "wd", "w_DQ"))
+    model.graph.node.insert(0, node("Clip", [name, "low", "high"], "clipped", "w_Clip"))
+    conv.input[1] = "wd"
+    model.graph.input.append(helper.make_tensor_value_info(name, TensorProto.INT8, shape))
+    found = graph.structure(model)
+    assert len(found.weights) == len(before.weights)
+    (clipped,) = [w for w in found.weights if w.quantized]
+    assert (clipped.node, clipped.dtype, clipped.shape) == (conv.name, "INT8", shape)
+
+
 @pytest.mark.parametrize("rows", [5, 64])
 def test_raw_head_without_classes(rows: int) -> None:
     model = make_model([node("Relu", ["images"], "output0", "r")], [], shape_out=(1, rows, 84))
     with pytest.raises(InputError, match=r"m\.onnx: output"):
         graph.contract_of(Path("m.onnx"), model)
+
+
+def test_initializers_that_may_be_overridden_are_no_inputs() -> None:
+    model = end2end()
+    model.graph.input.append(helper.make_tensor_value_info("box8", TensorProto.FLOAT, (64, 3, 1, 1)))
+    assert graph.contract_of(Path("m.onnx"), model) == graph.contract_of(Path("m.onnx"), end2end())
 
 
 def test_two_outputs() -> None:

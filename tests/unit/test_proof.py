@@ -38,7 +38,7 @@ def quantized(detector: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     calibration = load_calibration(toys.make_calibration(folder))
     output = folder / "model.onnx"
     settings = {"calibration_method": "minmax"}
-    ort.build(Job("int8-ort-minmax", settings, detector, {}, toys.SIZE, calibration, output, lambda _: None))
+    ort.build(Job("int8-ort-minmax", settings, detector, {}, toys.SIZE, calibration, output, folder, lambda _: None))
     return output
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -30,7 +31,10 @@ class Toy:
         options = [f"--{name}={value}" for name, value in given.items()]
         folders = [f"--store={self.folder / 'store'}", f"--runs={self.folder / 'runs'}"]
         command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options, *folders, *map(str, arguments)]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+        environment = {**os.environ, "GITHUB_STEP_SUMMARY": str(self.folder / "step.md")}
+        return subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False, env=environment
+        )
 
     def results(self) -> results.Results:
         return results.read(self.folder / "runs" / "latest" / "results.json")
@@ -61,7 +65,10 @@ def test_a_gate_passes_and_says_all_of_it(toy: Toy) -> None:
     summary = (toy.folder / "runs" / "latest" / "summary.md").read_text()
     assert "| int8-ort-minmax | 1.0000 |" in summary
     assert "Ship" in summary or "loses least" in summary
+    assert (toy.folder / "step.md").read_text() == summary
     folder = toy.folder / "runs" / "latest"
+    page = (folder / "report.html").read_text()
+    assert "The gate is open" in page and "int8-ort-minmax" in page and "<svg" in page
     assert (folder / "detections" / "toy-int8-ort-minmax.npz").is_file()
     assert next((folder / "artifacts" / "int8-ort-minmax").iterdir()).resolve().is_dir()
 
@@ -84,6 +91,12 @@ def test_gpu_tests_skip_with_a_reason_where_there_is_none(toy: Toy) -> None:
     entries = toy.results().entries
     assert entries
     assert all(e.status == results.Status.SKIPPED and "nvidia-smi shows none" in (e.reason or "") for e in entries)
+
+
+def test_schemes_of_torch_modules_skip_on_an_onnx_file(toy: Toy) -> None:
+    done = toy.pytest("tests/test_accuracy.py", "-k", "w8a8 and not cuda and not trt")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "brevitas quantizes a torch module, and toy is an ONNX file" in done.stdout
 
 
 def thresholds(folder: Path) -> Path:

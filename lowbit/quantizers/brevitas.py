@@ -1,0 +1,129 @@
+"""Brevitas (https://github.com/Xilinx/brevitas): quantized in torch, exported as a QCDQ ONNX graph.
+
+Settings: ``weight_bits`` (8, 4); ``activation_bits`` (16: the inputs of convolutions stay in floating point, 8: they
+are unsigned with a zero point); ``scales`` (``tensor``, ``channel``: per output channel, by least squares); ``eight``
+(which convolutions keep 8-bit weights: ``depthwise``, ``first``, ``last``); ``budget`` (average bits a weight, scales
+included, up to which the most sensitive convolutions keep 8 bits too; none without); ``recovery``
+(:class:`lowbit.qat.distillation.Plan`'s fields, ``reach``, how many steps a weight may move, half a step for learned
+rounding, and ``pictures``, ``calibration`` or ``training``; none without); ``start`` (the
+scheme whose recovered weights and scales are taken; its artifact's folder is ``job.start``).
+
+The detector's BatchNorm is folded into its convolutions first, as in the FP32 export, so that the drop is the
+quantizer's alone. The distribution focal loss' convolution belongs to the decode tail and stays in float.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lowbit import detectors
+from lowbit.artifacts import MANIFEST
+from lowbit.datasets import CalibrationSet, load_coco
+from lowbit.errors import BuildError
+from lowbit.quantizers import Job
+
+PACKAGES = ("torch", "ultralytics", "brevitas", "onnx", "onnxoptimizer", "lightning-fabric", "numpy", "opencv-python")
+# The rest of the calibration pictures changes percentiles little and costs seconds each in float.
+_RANGE_PICTURES = 32
+_PARITY_PICTURES = 2
+_SENSITIVITY_PICTURES = 8
+RECOVERED = "recovered.safetensors"
+
+
+def build(job: Job) -> dict[str, Any]:
+    """Quantize the detector of ``job`` in torch and write its QCDQ graph, four-bit weights as INT4."""
+    import onnx
+
+    from lowbit import qcdq
+    from lowbit.qat import layers
+
+    settings = job.settings
+    teacher = layers.fused(detectors.find(settings["detector"], trust=settings["trust"]))
+    student = copy.deepcopy(teacher)
+    info: dict[str, Any] = {}
+    eight = layers.kept_at_eight(teacher, settings["eight"])
+    if job.start is not None:
+        eight = set(json.loads((job.start / MANIFEST).read_text(encoding="utf-8"))["eight_bit_convolutions"])
+    elif "budget" in settings:
+        probes = CalibrationSet(job.calibration.source, job.calibration.paths[:_SENSITIVITY_PICTURES])
+        eight = layers.within_budget(teacher, settings, eight, list(probes.batches(job.size)), job.progress)
+    info["eight_bit_convolutions"] = sorted(eight)
+    layers.quantize_convolutions(student, settings, eight)
+    ranges = CalibrationSet(job.calibration.source, job.calibration.paths[:_RANGE_PICTURES])
+    job.progress("calibrating")
+    if job.start is not None:
+        layers.load(student, job.start / RECOVERED)
+    layers.calibrate(student, ranges.batches(job.size), fresh=job.start is None)
+    if "recovery" in settings:
+        info["recovery"] = _recover(job, teacher, student)
+        layers.save(student, job.output.parent / RECOVERED)
+    job.progress("exporting")
+    layers.export(student, job.size, job.output)
+    model = onnx.load(str(job.output))
+    before = qcdq.count_pairs(model)
+    model = qcdq.tidy(model)
+    if settings["weight_bits"] == 4:
+        model = qcdq.pack_int4(model)
+    after = qcdq.count_pairs(model)
+    if before != after:
+        raise BuildError(f"cleaning the graph changed its Q/DQ nodes from {before} to {after}.")
+    probes = CalibrationSet(job.calibration.source, job.calibration.paths[:_PARITY_PICTURES])
+    difference = layers.check_parity(
+        student, model, list(probes.batches(job.size)), quantized_inputs=settings["activation_bits"] == 8
+    )
+    onnx.save(model, str(job.output))
+    return {
+        **info,
+        "qdq_nodes": after,
+        "torch_parity": {"of_range": difference.of_range, "sqnr_db": min(difference.sqnr_db, 999.0)},
+    }
+
+
+def _recover(job: Job, teacher: Any, student: Any) -> dict[str, Any]:
+    """Distil ``teacher`` into ``student``; leaves the loss curve beside the artifact."""
+    from lowbit.qat import distillation, layers
+
+    recovery = dict(job.settings["recovery"])
+    reach, pictures = recovery.pop("reach"), recovery.pop("pictures")
+    report = distillation.distil(
+        distillation.Task(
+            student=student,
+            teacher=teacher,
+            pictures=job.training if pictures == "training" else job.calibration.paths,
+            longest=job.size,
+            plan=distillation.Plan(**recovery),
+            scales=layers.is_scale,
+            bound=layers.Reach(student, reach),
+            folder=job.unfinished,
+            progress=job.progress,
+            labels=_labels(job.training_labels) if job.training_labels else None,
+            detection_loss=layers.DetectionLoss(student) if job.training_labels else None,
+        )
+    )
+    for name in (distillation.CURVE, distillation.PICTURE):
+        (job.output.parent / name).write_bytes((job.unfinished / name).read_bytes())
+    return {"reach": reach, **report}
+
+
+def _labels(annotations: Path) -> dict[Path, Any]:
+    """The labelled objects of a COCO file, crowds left out, by picture."""
+    from lowbit.qat.distillation import Labels
+
+    dataset = load_coco(annotations)
+    index = {category: number for number, category in enumerate(dataset.category_ids)}
+    found: dict[int, list[dict[str, Any]]] = {}
+    for entry in dataset.coco["annotations"]:
+        if not entry["iscrowd"]:
+            found.setdefault(entry["image_id"], []).append(entry)
+    labels = {}
+    for image in dataset.images:
+        entries = found.get(image.id, [])
+        boxes = np.array([entry["bbox"] for entry in entries], np.float32).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        labels[image.path] = Labels(boxes, np.array([index[e["category_id"]] for e in entries], np.int64))
+    return labels

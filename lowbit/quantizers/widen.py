@@ -1,0 +1,18 @@
+"""The form of an INT4 artifact for providers that cannot take INT4: the same values, stored as INT8."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lowbit import graph, qcdq
+from lowbit.quantizers import Job
+
+PACKAGES = ("onnx",)
+
+
+def build(job: Job) -> dict[str, Any]:
+    """Rewrite ``job.source``."""
+    import onnx
+
+    onnx.save(qcdq.widen_int4(graph.load(job.source)), str(job.output))
+    return {}

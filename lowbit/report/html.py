@@ -1,0 +1,160 @@
+"""report.html: one self-contained file to decide by; no network, no script."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from lowbit.gate import points
+from lowbit.report.summary import VERDICTS, recommend
+from lowbit.results import Entry, Results, Status
+
+_MARKS = {Status.PASSED: "o", Status.INCONCLUSIVE: "D", Status.FAILED: "X", Status.ERROR: "X"}
+_COLOURS = {Status.PASSED: "#1b7837", Status.INCONCLUSIVE: "#b8860b", Status.FAILED: "#b2182b", Status.ERROR: "#b2182b"}
+
+
+def page(results: Results, folder: Path) -> str:
+    """The whole page. ``folder``: the run's folder, where its pictures lie."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("lowbit.report", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters.update(points=points, verdict=lambda status: VERDICTS[status].replace("*", ""))
+    keyed = sorted(results.entries, key=lambda e: (e.detector, e.provider != "cpu", e.provider))
+    sections = []
+    for (detector, provider), group in groupby(keyed, key=lambda e: (e.detector, e.provider)):
+        entries = [entry for entry in group if entry.status is not Status.SKIPPED]
+        if entries:
+            sections.append(_section(detector, provider, entries, folder))
+    bad = [e for e in results.entries if e.status in (Status.FAILED, Status.ERROR) and not e.expected_failure]
+    skips: dict[str, list[str]] = {}
+    for entry in results.entries:
+        if entry.status is Status.SKIPPED:
+            skips.setdefault(entry.reason or "no reason given", []).append(f"{entry.scheme} ({entry.provider})")
+    return environment.get_template("report.html.j2").render(
+        results=results, sections=sections, bad=bad, skips=skips, packages=results.environment.get("packages", {})
+    )
+
+
+def _section(detector: str, provider: str, entries: Sequence[Entry], folder: Path) -> dict[str, Any]:
+    first = next((entry for entry in entries if entry.images), None)
+    return {
+        "detector": detector,
+        "provider": provider,
+        "on": f"{first.images} images of {first.dataset}" if first else "",
+        # The sentence is Markdown for summary.md.
+        "sentence": recommend(entries).replace("**", "").replace("`", ""),
+        "entries": entries,
+        "charts": [chart for chart in (_drops(entries), _pareto(entries)) if chart],
+        "sizes": _by_size(entries),
+        "classes": _by_class(entries),
+        "gallery": [(entry, _pictures(entry, folder)) for entry in entries if entry.pictures],
+    }
+
+
+def _by_size(entries: Sequence[Entry]) -> list[tuple[str, list[float | None]]]:
+    """Drops of AP on small, medium and large objects, of recall and of the mean score, a row a scheme."""
+    names = ("map_small", "map_medium", "map_large", "recall", "score_shift")
+    return [(e.scheme, [e.drops.get(name) for name in names]) for e in entries if e.drops and e.scheme != "fp32"]
+
+
+def _by_class(entries: Sequence[Entry], count: int = 8) -> list[tuple[str, list[tuple[str, float]]]]:
+    """The classes that lose most, a row a scheme."""
+    rows = []
+    for entry in entries:
+        if entry.class_drops and entry.scheme != "fp32":
+            worst = sorted(entry.class_drops.items(), key=lambda item: -item[1])[:count]
+            rows.append((entry.scheme, worst))
+    return rows
+
+
+def _pictures(entry: Entry, folder: Path) -> list[tuple[str, str]]:
+    """Data URLs and captions; a picture that is gone is left out."""
+    found = []
+    for picture in entry.pictures or []:
+        path = (folder / picture.file).resolve()
+        if path.is_file() and path.is_relative_to(folder.resolve()):
+            data = base64.b64encode(path.read_bytes()).decode()
+            caption = f"{picture.image}: {picture.lost} objects lost, {picture.gained} gained"
+            found.append((f"data:image/jpeg;base64,{data}", caption))
+    return found
+
+
+def _drops(entries: Sequence[Entry]) -> str:
+    """Drop with its interval against the threshold, a line a scheme."""
+    shown = [e for e in entries if e.drop is not None and e.drop_ci is not None and e.scheme != "fp32"]
+    if not shown:
+        return ""
+
+    def draw(figure: Any) -> None:
+        axes = figure.subplots()
+        for row, entry in enumerate(reversed(shown)):
+            low, high = (100 * value for value in entry.drop_ci or (0.0, 0.0))
+            axes.plot([low, high], [row, row], color=_COLOURS[entry.status], linewidth=2)
+            axes.plot(100 * (entry.drop or 0.0), row, _MARKS[entry.status], color=_COLOURS[entry.status], markersize=7)
+            if entry.threshold is not None:
+                axes.plot([100 * entry.threshold] * 2, [row - 0.35, row + 0.35], "k:", linewidth=1.5)
+        axes.axvline(0, color="0.6", linewidth=1)
+        axes.set_yticks(range(len(shown)), [entry.scheme for entry in reversed(shown)])
+        axes.set(xlabel="drop of AP, points, with its 95 % interval; dotted: the threshold")
+        axes.margins(y=0.5 / len(shown))
+
+    return _svg(draw, 8.2, 0.9 + 0.32 * len(shown))
+
+
+def _pareto(entries: Sequence[Entry]) -> str:
+    """AP against latency and against size; the line joins what nothing beats in both."""
+    axes_of: list[tuple[str, list[tuple[float, Entry]]]] = [
+        ("p50 relative to FP32", [(1 / e.latency.speedup, e) for e in entries if e.latency and e.latency.speedup]),
+        ("size, MB", [(e.artifact.bytes / 1e6, e) for e in entries if e.artifact]),
+    ]
+    panels = [(name, [(x, e) for x, e in found if e.map is not None]) for name, found in axes_of]
+    panels = [(name, found) for name, found in panels if len(found) > 1]
+    if not panels:
+        return ""
+    numbers = {e.scheme: n for n, e in enumerate((e for e in entries if e.map is not None), 1)}
+
+    def draw(figure: Any) -> None:
+        for axes, (name, found) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+            for x, entry in found:
+                colour = _COLOURS.get(entry.status, "k")
+                axes.plot(x, entry.map, _MARKS.get(entry.status, "o"), color=colour, markersize=7)
+                axes.annotate(str(numbers[entry.scheme]), (x, entry.map), (5, 4), textcoords="offset points", size=9)
+            front: list[tuple[float, float]] = []
+            for x, entry in sorted(found, key=lambda point: (point[0], -(point[1].map or 0))):
+                if entry.map is not None and (not front or entry.map > front[-1][1]):
+                    front.append((x, entry.map))
+            axes.step(*zip(*front, strict=True), where="post", color="0.5", linewidth=1, zorder=0)
+            axes.set(xlabel=name, ylabel="AP@[.5:.95]")
+            axes.grid(color="0.92")
+
+    legend = ", ".join(f"{number} {scheme}" for scheme, number in numbers.items())
+    return _svg(draw, 8.2, 3.4) + f'<p class="legend">{legend}</p>'
+
+
+def _svg(draw: Callable[[Any], None], width: float, height: float) -> str:
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    # Text as text: small, searchable, and in the reader's font; a salt keeps ids apart within one page and alike
+    # between runs.
+    style: Any = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": draw.__qualname__,
+        "font.family": "sans-serif",
+        "font.size": 9,
+    }
+    with matplotlib.rc_context(style):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        draw(figure)
+        for axes in figure.axes:
+            axes.spines[["top", "right"]].set_visible(False)
+        stream = io.StringIO()
+        figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
+    text = stream.getvalue()
+    return text[text.index("<svg") :]

@@ -1,0 +1,234 @@
+"""Label-free recovery on a network of a few hundred weights."""
+
+from __future__ import annotations
+
+import copy
+import csv
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lowbit.errors import BuildError, InputError
+from lowbit.qat import distillation
+from lowbit.qat.distillation import CURVE, PICTURE, STATE, Crops, Labels, Plan, Task, distil, losses
+
+PLAN = Plan(steps=30, rate=1e-2, batch=2, size=32, checks=5)
+
+
+class Toy(nn.Module):
+    """One stride-8 level, two bins a side, three classes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 8, 8)
+        self.boxes, self.scores = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 3, 1)
+
+    def forward(self, images: Tensor) -> distillation.Raw:
+        features = self.stem(images)
+        return [features], self.boxes(features).flatten(2), self.scores(features).flatten(2)
+
+
+def nothing(_: object) -> None:
+    """Neither bounds nor says anything; a function, so that processes can be given it."""
+
+
+def no_scales(_: str) -> bool:
+    return False
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> Callable[..., Task]:
+    rng = np.random.default_rng(0)
+    paths = []
+    for index in range(6):
+        paths.append(tmp_path / f"{index}.png")
+        cv2.imwrite(str(paths[-1]), rng.integers(0, 256, (40, 70, 3), np.uint8))
+    torch.manual_seed(0)
+    teacher = Toy().eval()
+    student = copy.deepcopy(teacher)
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+
+    def make(name: str = "run", **changes: object) -> Task:
+        folder = tmp_path / name
+        folder.mkdir(exist_ok=True)
+        made = Task(copy.deepcopy(student), teacher, tuple(paths), 64, PLAN, no_scales, nothing, folder, nothing)
+        return replace(made, **changes)  # type: ignore[arg-type]
+
+    return make
+
+
+def curve(folder: Path) -> list[dict[str, str]]:
+    with (folder / CURVE).open(encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_equal_outputs_have_no_loss() -> None:
+    raw = Toy()(torch.rand(2, 3, 32, 32))
+    assert [float(part.detach()) for part in losses(raw, raw)] == pytest.approx([0, 0, 0], abs=1e-6)
+
+
+def test_losses_are_the_divergences_by_hand() -> None:
+    torch.manual_seed(1)
+    one, two = Toy()(torch.rand(2, 3, 16, 16)), Toy()(torch.rand(2, 3, 16, 16))
+    classes, boxes, features = (float(part.detach()) for part in losses(two, one))
+    sides, logits = one[1].detach().numpy(), one[2].detach().numpy()
+    sides_2, logits_2 = two[1].detach().numpy(), two[2].detach().numpy()
+    weight = expected_classes = expected_boxes = 0.0
+    for image, anchor in np.ndindex(2, 4):
+        p = 1 / (1 + np.exp(-logits[image, :, anchor]))
+        q = 1 / (1 + np.exp(-logits_2[image, :, anchor]))
+        expected_classes += (p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))).sum()
+        kl = 0.0
+        for side in range(4):
+            bins = np.exp([s[image, 2 * side : 2 * side + 2, anchor] for s in (sides, sides_2)])
+            a, b = bins / bins.sum(1, keepdims=True)
+            # The target of a class is a logit's float; what cross entropy of the target with itself leaves is its own.
+            kl += (a * np.log(a / b)).sum()
+        expected_boxes += kl * p.max()
+        weight += p.max()
+    weight = max(weight, 1)
+    difference = (two[0][0] - one[0][0]).detach().numpy()
+    assert boxes == pytest.approx(expected_boxes / weight, rel=1e-4)
+    assert features == pytest.approx(np.square(difference).mean() / one[0][0].detach().numpy().var(ddof=1), rel=1e-4)
+    assert classes == pytest.approx(expected_classes / weight, rel=1e-4)
+
+
+def test_crops_depend_on_seed_step_and_rank_only(task: Callable[..., Task]) -> None:
+    paths = task().pictures
+    batch, _ = Crops(paths, PLAN, 64).batch(7, 0)
+    assert batch.shape == (2, 3, 32, 32) and batch.dtype == torch.float32
+    assert float(batch.min()) >= 0 and float(batch.max()) <= 1
+    other = Crops(paths, PLAN, 64)
+    other.batch(3, 0)
+    assert torch.equal(other.batch(7, 0)[0], batch)
+    assert not torch.equal(other.batch(8, 0)[0], batch)
+    assert not torch.equal(other.batch(7, 1)[0], batch)
+    assert not torch.equal(Crops(paths, replace(PLAN, seed=1), 64).batch(7, 0)[0], batch)
+
+
+def test_boxes_follow_the_pixels(tmp_path: Path) -> None:
+    """A white rectangle on black is where its box says, whatever scale, cut, padding and mirror."""
+    image = np.zeros((90, 160, 3), np.uint8)
+    image[30:60, 50:110] = 255
+    path = tmp_path / "white.png"
+    cv2.imwrite(str(path), image)
+    labels = {path: Labels(np.array([[50, 30, 110, 60]], np.float32), np.array([2]))}
+    crops = Crops((path,), replace(PLAN, size=96, batch=64), 128, labels)
+    pixels, targets = crops.batch(0, 0)
+    assert len(targets["bboxes"]) > 60 and set(targets["cls"].ravel().tolist()) == {2}
+    bright = pixels[:, 0].numpy() > 0.55
+    unexplained = bright.copy()
+    for owner, box in zip(targets["batch_idx"].long(), targets["bboxes"].numpy() * 96, strict=True):
+        (x1, y1), (x2, y2) = np.rint(box[:2] - box[2:] / 2).astype(int), np.rint(box[:2] + box[2:] / 2).astype(int)
+        assert bright[owner, y1 + 2 : y2 - 2, x1 + 2 : x2 - 2].mean() > 0.98
+        unexplained[owner, max(0, y1 - 2) : y2 + 2, max(0, x1 - 2) : x2 + 2] = False
+    # What is left belongs to objects of which less than a quarter shows.
+    assert unexplained.sum() < 0.12 * bright.sum()
+
+
+def test_labels_join_where_the_plan_weighs_them(task: Callable[..., Task]) -> None:
+    seen: list[int] = []
+
+    def more_boxes(raw: distillation.Raw, targets: distillation.Targets) -> Tensor:
+        seen.append(len(targets["bboxes"]))
+        return (raw[2] - 1).square().mean()
+
+    plain, blind, taught = task("plain"), task("blind"), task("taught", plan=replace(PLAN, labels=10.0))
+    distil(plain)
+    distil(replace(blind, detection_loss=more_boxes))
+    assert not seen
+    distil(replace(taught, detection_loss=more_boxes))
+    assert len(seen) == PLAN.steps
+    weights = [made.student.state_dict()["scores.weight"] for made in (plain, blind, taught)]
+    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
+
+
+def test_the_student_learns_and_the_best_is_kept(task: Callable[..., Task]) -> None:
+    made = task()
+    report = distil(made)
+    rows = curve(made.folder)
+    held = [float(row["held_out"]) for row in rows if row["held_out"]]
+    assert len(rows) == PLAN.steps and len(held) == PLAN.checks
+    assert report["best_held_out_loss"] == pytest.approx(min(held), abs=1e-5)
+    assert min(held) < 0.6 * held[0]
+    assert report["best_step"] == PLAN.steps // PLAN.checks * (1 + int(np.argmin(held)))
+    assert (made.folder / PICTURE).read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_collapse_is_not_exported(task: Callable[..., Task]) -> None:
+    steps = iter(range(PLAN.steps))
+
+    def collapse(network: nn.Module) -> None:
+        if next(steps) > 12:
+            network.scores.weight.mul_(3)  # type: ignore[union-attr, operator]
+
+    made = task(bound=collapse)
+    report = distil(made)
+    assert report["best_step"] <= 18
+    held = [float(row["held_out"]) for row in curve(made.folder) if row["held_out"]]
+    assert held[-1] > 2 * report["best_held_out_loss"]
+
+
+def test_an_interrupted_run_ends_where_a_whole_one_does(
+    task: Callable[..., Task], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = task("whole")
+    expected = distil(whole)
+    monkeypatch.setattr(distillation, "_SAVE_EVERY", 5)
+
+    def stop(text: str) -> None:
+        if "step 17 of" in text:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        distil(task("cut", progress=stop))
+    said: list[str] = []
+    rest = task("cut", progress=said.append)
+    report = distil(rest)
+    assert "taken up at step 15" in said[0]
+    assert report == expected
+    for name, value in whole.student.state_dict().items():
+        assert torch.equal(rest.student.state_dict()[name], value), name
+    assert curve(rest.folder) == curve(whole.folder)
+
+
+@pytest.mark.parametrize("damage", [b"", b"half", None])
+def test_a_state_of_another_plan_or_a_torn_one_is_not_resumed(task: Callable[..., Task], damage: bytes | None) -> None:
+    made = task(plan=replace(PLAN, steps=10))
+    distil(made)
+    if damage is not None:
+        content = (made.folder / STATE).read_bytes()
+        (made.folder / STATE).write_bytes(damage and content[: len(content) // 2])
+    said: list[str] = []
+    distil(task(plan=replace(PLAN, steps=12), progress=said.append))
+    assert not any("taken up" in text for text in said)
+
+
+def test_two_processes_agree_with_each_other(task: Callable[..., Task]) -> None:
+    made = task()
+    report = distil(made, devices=2)
+    assert report["devices"] == 2
+    held = [float(row["held_out"]) for row in curve(made.folder) if row["held_out"]]
+    assert min(held) < 0.6 * held[0]
+
+
+def test_a_loss_that_is_no_number_is_an_error(task: Callable[..., Task]) -> None:
+    def poison(network: nn.Module) -> None:
+        network.scores.weight.fill_(float("inf"))  # type: ignore[union-attr, operator]
+
+    with pytest.raises(BuildError, match="loss is nan at step 2 of 30"):
+        distil(task(bound=poison))
+
+
+def test_one_picture_is_too_few(task: Callable[..., Task]) -> None:
+    made = task()
+    with pytest.raises(InputError, match="two pictures or more, and got 1"):
+        distil(replace(made, pictures=made.pictures[:1]))

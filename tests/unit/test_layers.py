@@ -1,0 +1,224 @@
+"""Fake-quantized convolutions of a small random detector, against brute force and against their export."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+
+from lowbit import graph, qcdq
+from lowbit.errors import BuildError
+from lowbit.qat import layers
+
+SIZE = 64
+SETTINGS = {"weight_bits": 4, "activation_bits": 16, "scales": "channel"}
+
+
+@pytest.fixture(scope="module")
+def original() -> layers.RawHead:
+    """YOLOv10n's architecture for three classes with seeded random weights, fused."""
+    from ultralytics.nn.tasks import DetectionModel
+
+    torch.manual_seed(0)
+    model: Any = DetectionModel("yolov10n.yaml", nc=3, verbose=False)
+    model.eval().model[-1].end2end = True
+    model.fuse(verbose=False)
+    return layers.RawHead(model).eval()
+
+
+@pytest.fixture(scope="module")
+def picture() -> np.ndarray:
+    return np.random.default_rng(0).random((1, 3, SIZE, SIZE), np.float32)
+
+
+def quantized(original: layers.RawHead, picture: np.ndarray, eight: set[str] = frozenset(), **changes: Any) -> Any:  # type: ignore[assignment]
+    settings = {**SETTINGS, **changes}
+    network = copy.deepcopy(original)
+    layers.quantize_convolutions(network, settings, eight)
+    layers.calibrate(network, iter([picture]))
+    return network
+
+
+def by_name(network: Any) -> dict[str, Any]:
+    return dict(layers.convolutions(network))
+
+
+def test_every_convolution_but_the_dfl_is_quantized(original: layers.RawHead, picture: np.ndarray) -> None:
+    before, after = layers.convolutions(original), by_name(quantized(original, picture))
+    assert list(before) == list(after) and len(before) > 60
+    assert not any("dfl" in name for name in after)
+    for name, conv in before.items():
+        assert torch.equal(after[name].weight, conv.weight)
+        codes = after[name].quant_weight().int()
+        assert int(codes.min()) >= -8 and int(codes.max()) <= 7
+        assert after[name].weight.requires_grad
+
+
+def test_which_convolutions_keep_eight_bits(original: layers.RawHead, picture: np.ndarray) -> None:
+    eight = layers.kept_at_eight(original, ["depthwise", "first", "last"])
+    found = by_name(quantized(original, picture, eight))
+    for name, conv in layers.convolutions(original).items():
+        codes = found[name].quant_weight().int()
+        if name in eight:
+            assert int(codes.abs().max()) > 8, name
+        assert (conv.groups > 1) <= (name in eight)
+    assert {"model.model.0.conv", "model.model.23.cv2.0.2"} <= {n.replace("one2one_", "") for n in eight}
+    assert len([n for n in eight if n.endswith(".2")]) >= 6
+
+
+def test_scales_are_least_squares(original: layers.RawHead, picture: np.ndarray) -> None:
+    """At most 2 % above the least error of 2000 scales, channel by channel."""
+    name = "model.model.2.cv1.conv"
+    layer = by_name(quantized(original, picture))[name]
+    weight = layers.convolutions(original)[name].weight.detach().numpy()
+    scales = layer.quant_weight().scale.detach().numpy().ravel()
+    assert scales.shape == (weight.shape[0],)
+
+    def error(channel: np.ndarray, scale: float) -> float:
+        return float(np.square(np.clip(np.rint(channel / scale), -8, 7) * scale - channel).sum())
+
+    worse = []
+    for channel, scale in zip(weight.reshape(len(scales), -1), scales, strict=True):
+        best = min(error(channel, s) for s in np.linspace(0.3, 1.2, 2000) * np.abs(channel).max() / 7)
+        worse.append(error(channel, scale) / best)
+    assert max(worse) < 1.02
+
+
+def test_a_tensor_scale_is_the_largest_weight(original: layers.RawHead, picture: np.ndarray) -> None:
+    name = "model.model.2.cv1.conv"
+    layer = by_name(quantized(original, picture, scales="tensor"))[name]
+    weight = layers.convolutions(original)[name].weight.detach()
+    scale = layer.quant_weight().scale.detach()
+    assert scale.numel() == 1
+    assert float(scale) == pytest.approx(float(weight.abs().max()) / 8, rel=0.15)
+    expected = torch.clamp(torch.round(weight / scale), -8, 7) * scale
+    assert torch.allclose(layer.quant_weight().value, expected)
+
+
+def test_bounded_weights_round_up_or_down_only(original: layers.RawHead, picture: np.ndarray) -> None:
+    network = quantized(original, picture)
+    bound = layers.Reach(network, 0.5)
+    torch.manual_seed(1)
+    moved = 0
+    with torch.no_grad():
+        nearest = {name: layer.quant_weight().int().clone() for name, layer in by_name(network).items()}
+        for parameter in network.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter) * parameter.abs().mean())
+        bound(network)
+        for name, layer in by_name(network).items():
+            start = layers.convolutions(original)[name].weight
+            found = layer.quant_weight()
+            inside = (start / found.scale >= -8) & (start / found.scale <= 7)
+            assert bool(((found.value - start).abs() <= found.scale * 1.001)[inside].all()), name
+            moved += int((found.int() != nearest[name]).sum())
+    assert moved > 100
+
+
+def test_the_budget_goes_to_what_is_hurt_most(original: layers.RawHead, picture: np.ndarray) -> None:
+    settings = {**SETTINGS, "budget": 4.8}
+    said: list[str] = []
+    start = layers.kept_at_eight(original, ["first"])
+    before = {n: c.weight.clone() for n, c in layers.convolutions(original).items()}
+    eight = layers.within_budget(original, settings, start, [picture], said.append)
+    assert start < eight and len(said) == len(before) - 1
+    assert all(torch.equal(conv.weight, before[name]) for name, conv in layers.convolutions(original).items())
+    total = sum(w.numel() for w in before.values())
+    bits = sum(w.numel() * (8 if n in eight else 4) + 32 * w.shape[0] for n, w in before.items()) / total
+    assert 4.7 < bits <= 4.8
+    assert layers.within_budget(original, settings, start, [picture], said.append) == eight
+    assert layers.within_budget(original, {**settings, "budget": 4.0}, start, [picture], said.append) == start
+
+
+@pytest.mark.parametrize("activation_bits", [16, 8])
+def test_export_computes_what_the_module_does(
+    original: layers.RawHead, picture: np.ndarray, tmp_path: Path, activation_bits: int
+) -> None:
+    eight = layers.kept_at_eight(original, ["depthwise"])
+    network = quantized(original, picture, eight, activation_bits=activation_bits)
+    layers.export(network, SIZE, tmp_path / "m.onnx")
+    exported = onnx.load(str(tmp_path / "m.onnx"))
+    counts = qcdq.count_pairs(exported)
+    model = qcdq.pack_int4(qcdq.tidy(exported))
+    assert qcdq.count_pairs(model) == counts
+    many = len(by_name(network))
+    inputs = many if activation_bits == 8 else 0
+    assert counts == {"QuantizeLinear": inputs, "DequantizeLinear": many + inputs}
+    found = graph.structure(model)
+    assert {w.dtype for w in found.weights} == {"INT4", "INT8"} and all(w.axis == 0 for w in found.weights)
+    assert {w.input_quantized for w in found.weights} == {activation_bits == 8}
+    quantize_inputs = activation_bits == 8
+    difference = layers.check_parity(network, model, [picture], quantized_inputs=quantize_inputs)
+    assert difference.sqnr_db > (30 if quantize_inputs else 90)
+
+    stored = {t.name: t for t in model.graph.initializer}
+    scale = next(
+        stored[n.input[1]] for n in model.graph.node if n.op_type == "DequantizeLinear" and n.input[0] in stored
+    )
+    scale.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(scale) * 2, scale.name))
+    with pytest.raises(BuildError, match="the export is wrong"):
+        layers.check_parity(network, model, [picture], quantized_inputs=quantize_inputs)
+
+
+def test_eight_bits_are_close_to_the_float_module(original: layers.RawHead, picture: np.ndarray) -> None:
+    network = quantized(original, picture, weight_bits=8, activation_bits=8)
+    with torch.inference_mode():
+        _, boxes, _ = network(torch.from_numpy(picture))
+        _, expected, _ = original(torch.from_numpy(picture))
+    assert float((boxes - expected).square().mean() / expected.var()) < 0.02
+
+
+def test_the_detection_loss_prefers_the_truth(original: layers.RawHead) -> None:
+    """A raw head that says the labelled box at its anchor has less loss than one that says another."""
+    network = copy.deepcopy(original)
+    loss = layers.DetectionLoss(network)
+    features, boxes, scores = network(torch.rand(1, 3, SIZE, SIZE))
+    targets = {
+        "batch_idx": torch.zeros(1),
+        "cls": torch.tensor([[1.0]]),
+        "bboxes": torch.tensor([[0.3125, 0.3125, 0.25, 0.25]]),
+    }
+    anchor = 2 * 8 + 2  # the cell of stride 8 that holds the centre, 20 px
+    with torch.no_grad():
+        scores = torch.full_like(scores, -6.0)
+        boxes = torch.zeros_like(boxes)
+        right, wrong = boxes.clone(), boxes.clone()
+        for side in range(4):
+            right[0, side * 16 + 1, anchor] = 20.0  # one cell to every side, 16 px across
+            wrong[0, side * 16 + 5, anchor] = 20.0
+        sure = scores.clone()
+        sure[0, 1, anchor] = 4.0
+        values = [float(loss((features, b, s), targets)) for b, s in ((right, sure), (wrong, sure), (right, scores))]
+    assert values[0] < values[1] and values[0] < values[2]
+
+
+def test_saved_weights_start_a_network_with_quantized_inputs(
+    original: layers.RawHead, picture: np.ndarray, tmp_path: Path
+) -> None:
+    eight = layers.kept_at_eight(original, ["depthwise"])
+    first = quantized(original, picture, eight)
+    with torch.no_grad():
+        for parameter in first.parameters():
+            parameter.mul_(1.05)
+    layers.save(first, tmp_path / "w.safetensors")
+    second = copy.deepcopy(original)
+    layers.quantize_convolutions(second, {**SETTINGS, "activation_bits": 8}, eight)
+    layers.load(second, tmp_path / "w.safetensors")
+    layers.calibrate(second, iter([picture]), fresh=False)
+    for name, layer in by_name(second).items():
+        assert torch.equal(layer.quant_weight().value, by_name(first)[name].quant_weight().value)
+        assert layer.input_quant.is_quant_enabled
+    with torch.inference_mode():
+        _, boxes, _ = second(torch.from_numpy(picture))
+        _, expected, _ = first(torch.from_numpy(picture))
+    assert 0 < float((boxes - expected).square().mean() / expected.var()) < 0.02
+
+    stray = copy.deepcopy(original)
+    layers.quantize_convolutions(stray, {**SETTINGS, "scales": "tensor"}, eight)
+    with pytest.raises(BuildError, match="does not fit"):
+        layers.load(stray, tmp_path / "w.safetensors")

@@ -1,0 +1,177 @@
+"""report.html and its pictures."""
+
+from __future__ import annotations
+
+import html.parser
+import re
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from lowbit import cli, metrics
+from lowbit.datasets import load_coco
+from lowbit.decode import Detections
+from lowbit.metrics import Accuracy, ImageChange
+from lowbit.report import gallery
+from lowbit.report import html as report
+from lowbit.results import ArtifactRecord, Entry, PictureRecord, Results, Status
+from tests.unit.test_results import ENVIRONMENT, entry, latency
+
+VOID = {"meta", "br", "img", "link", "input", "hr"}
+
+
+class Checker(html.parser.HTMLParser):
+    """Collects attributes that could reach the network and tags that are not closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.links: list[str] = []
+        self.scripts = 0
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.links += [v or "" for k, v in attrs if k in ("src", "href", "xlink:href")]
+        self.scripts += tag == "script"
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.links += [v or "" for k, v in attrs if k in ("src", "href", "xlink:href")]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open and self.open.pop() == tag, tag
+
+
+def checked(text: str) -> Checker:
+    checker = Checker()
+    checker.feed(text)
+    checker.close()
+    assert not checker.open
+    assert not checker.scripts
+    assert all(link.startswith(("data:image/jpeg;base64,", "#")) for link in checker.links)
+    return checker
+
+
+def measured(scheme: str, drop: float, **more: Any) -> Entry:
+    artifact = ArtifactRecord(path="m.onnx", sha256="a" * 64, bytes=2_000_000, weight_bits=8.1)
+    interval = (drop - 0.01, drop + 0.01)
+    timing = latency(1.2, 1.1, 1.3)
+    return entry(scheme, drop, drop_ci=interval, threshold=0.01, artifact=artifact, latency=timing, **more)
+
+
+def page(folder: Path, *entries: Entry) -> str:
+    results = Results(schema=1, run_id="r1", started="now", environment=ENVIRONMENT, entries=list(entries))
+    return report.page(results, folder)
+
+
+def test_the_verdict_comes_first(tmp_path: Path) -> None:
+    good = page(tmp_path, measured("fp32", 0.0), measured("int8-ort-minmax", 0.002))
+    bad = page(
+        tmp_path, measured("fp32", 0.0), measured("int8-ort-minmax", 0.2, status=Status.FAILED, reason="drop 20 points")
+    )
+    known = page(
+        tmp_path, measured("fp32", 0.0), measured("int8-a", 0.2, status=Status.FAILED, expected_failure="known")
+    )
+    assert "The gate is open" in good and "Do not merge" not in good
+    assert bad.index("Do not merge") < bad.index("<table>") and "drop 20 points" in bad
+    assert "The gate is open" in known and "(expected)" in known
+
+
+def test_charts_tables_and_no_network(tmp_path: Path) -> None:
+    drops = {"map_small": 0.011, "map_medium": 0.002, "recall": 0.03, "score_shift": 0.0, "map": 0.01}
+    shown = measured("int8-ort-minmax", 0.01, drops=drops, class_drops={"cat": 0.05, "dog": -0.01})
+    text = page(tmp_path, measured("fp32", 0.0), shown)
+    checked(text)
+    assert text.count("<svg") == 2
+    assert "cat 5.00" in text and "1.10" in text
+    assert page(tmp_path, measured("fp32", 0.0), shown) == text
+
+
+def test_what_a_detector_is_called_cannot_become_html(tmp_path: Path) -> None:
+    nasty = measured("int8-ort-minmax", 0.2, status=Status.FAILED, reason="<script>alert(1)</script>")
+    nasty = nasty.model_copy(update={"detector": "<b>bold", "scheme": "<i>x"})
+    text = page(tmp_path, measured("fp32", 0.0), nasty)
+    checked(text)
+    assert "<b>bold" not in text and "<i>x" not in text
+
+
+def test_skips_are_listed_and_nothing_measured_is_fine(tmp_path: Path) -> None:
+    text = page(tmp_path, Entry(detector="toy", scheme="fp32", provider="cuda", status=Status.SKIPPED, reason="no GPU"))
+    checked(text)
+    assert "no GPU: fp32 (cuda)" in text and "<svg" not in text
+
+
+def test_pictures_are_embedded_from_the_run_only(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    (folder / "pictures").mkdir(parents=True)
+    (folder / "pictures" / "a.jpg").write_bytes(b"inside")
+    (tmp_path / "secret.jpg").write_bytes(b"outside")
+    files = ("pictures/a.jpg", "../secret.jpg", "pictures/gone.jpg")
+    pictures = [PictureRecord(file=file, image="a.jpg", lost=2, gained=0) for file in files]
+    checker = checked(page(folder, measured("fp32", 0.0), measured("int8-a", 0.0, pictures=pictures)))
+    assert checker.links.count("data:image/jpeg;base64,aW5zaWRl") == 1
+    assert sum(link.startswith("data:") for link in checker.links) == 1
+
+
+def test_report_command_writes_both_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results = Results(schema=1, run_id="r1", started="now", environment=ENVIRONMENT, entries=[measured("fp32", 0.0)])
+    results.write(tmp_path / "results.json")
+    assert cli.main(["report", str(tmp_path)]) == 0
+    assert "<!doctype html>" in (tmp_path / "report.html").read_text()
+    assert "| fp32 |" in (tmp_path / "summary.md").read_text()
+    assert cli.main(["report", str(tmp_path / "nowhere")]) == 2
+    assert "Run the gate first" in capsys.readouterr().err
+
+
+def accuracy(scores: list[float], images: list[int]) -> Accuracy:
+    made = object.__new__(Accuracy)
+    object.__setattr__(made, "object_scores", np.array(scores))
+    object.__setattr__(made, "object_images", np.array(images))
+    return made
+
+
+def test_changed_images_by_hand() -> None:
+    owners = [0, 0, 1, 1, 2, 3, 3]
+    before = accuracy([0.9, 0.8, 0.9, 0.1, 0.3, 0.6, 0.0], owners)
+    after = accuracy([0.9, 0.2, 0.1, 0.9, 0.3, 0.7, 0.5], owners)
+    assert metrics.changed_images(before, after, 5) == [
+        ImageChange(0, 1, 0),
+        ImageChange(1, 1, 1),
+        ImageChange(3, 0, 1),
+    ]
+
+
+def test_the_worst_and_the_best_are_chosen_once() -> None:
+    changes = [ImageChange(4, 5, 0), ImageChange(2, 2, 1), ImageChange(7, 1, 1), ImageChange(1, 0, 3)]
+    assert [c.image for c in gallery.choose(changes)] == [4, 2, 1]
+    assert gallery.choose(changes[2:3]) == []
+    assert [c.image for c in gallery.choose(changes[:1])] == [4]
+    assert gallery.choose([]) == []
+
+
+def test_pictures_show_both_detectors(tmp_path: Path) -> None:
+    grey = np.full((60, 90, 3), 128, np.uint8)
+    cv2.imwrite(str(tmp_path / "a.png"), grey)
+    annotations = tmp_path / "instances.json"
+    annotations.write_text(
+        '{"images": [{"id": 1, "file_name": "a.png", "width": 90, "height": 60}],'
+        '"annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [10, 10, 30, 30]}],'
+        '"categories": [{"id": 1, "name": "thing"}]}'
+    )
+    dataset = load_coco(annotations)
+    box = np.array([[40, 25, 70, 50]], np.float32)
+    sees = {1: Detections(box, np.array([0.9], np.float32), np.array([0]))}
+    blind = {1: Detections(box, np.array([0.1], np.float32), np.array([0]))}
+    (record,) = gallery.save(dataset, [ImageChange(0, 1, 0)], sees, blind, tmp_path, "toy-int8")
+    assert (record.file, record.image, record.lost) == ("pictures/toy-int8-1.jpg", "a.png", 1)
+    drawn = cv2.imread(str(tmp_path / record.file), cv2.IMREAD_GRAYSCALE)
+    left, right = drawn[:, :420], drawn[:, -420:]
+    assert left.shape == right.shape == (280, 420)
+    ratio = 420 / 90
+    edge = (slice(int(30 * ratio), int(45 * ratio)), int(70 * ratio))
+    assert left[edge].std() < 60 and abs(float(left[edge].mean()) - 128) > 40
+    assert abs(float(right[edge].mean()) - 128) < 10
+    assert re.fullmatch(r"[a-z0-9/.-]+", record.file)

@@ -1,0 +1,151 @@
+"""results.json and summary.md: what a run leaves for people and programs."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lowbit import results
+from lowbit.errors import InputError
+from lowbit.report import summary
+from lowbit.results import Entry, LatencyRecord, Results, Status
+
+ENVIRONMENT = {"python": "3.11.7", "packages": {"onnxruntime-gpu": "1"}, "cpu": {"name": "a CPU", "cores": 2}}
+
+
+def latency(speedup: float, low: float, high: float) -> LatencyRecord:
+    return LatencyRecord(
+        p50=0.01,
+        p90=0.01,
+        p95=0.01,
+        p99=0.01,
+        mean=0.01,
+        rounds=10,
+        throughput=100.0,
+        speedup=speedup,
+        speedup_ci=(low, high),
+        host="a CPU",
+    )
+
+
+def entry(scheme: str, drop: float | None = 0.0, **more: Any) -> Entry:
+    return Entry(detector="toy", scheme=scheme, map=0.5, drop=drop, images=10, dataset="val", **more)
+
+
+def run(*entries: Entry) -> Results:
+    return Results(schema=1, run_id="r1", started="now", environment=ENVIRONMENT, entries=list(entries))
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    first = run(entry("fp32"), entry("int8-modelopt-max", 0.0123, drop_ci=(0.01, 0.02), status=Status.FAILED))
+    first.write(path)
+    assert results.read(path) == first
+    data = json.loads(path.read_text())
+    assert data["schema"] == 1
+    assert data["entries"][0]["latency"] is None
+
+
+def damage(data: dict[str, Any], change: str) -> bytes:
+    if change == "unknown field":
+        data["entries"][0]["surprise"] = 1
+    elif change == "nan":
+        return json.dumps(data).replace("0.5", "NaN").encode()
+    elif change == "status":
+        data["entries"][0]["status"] = "splendid"
+    elif change == "no entries":
+        del data["entries"]
+    elif change == "half":
+        return json.dumps(data).encode()[:100]
+    elif change == "bytes":
+        return b"\xff\x00"
+    elif change == "list":
+        return b"[]"
+    return json.dumps(data).encode()
+
+
+@pytest.mark.parametrize("change", ["unknown field", "nan", "status", "no entries", "half", "bytes", "list"])
+def test_a_damaged_file_is_refused_by_name(tmp_path: Path, change: str) -> None:
+    path = tmp_path / "results.json"
+    run(entry("fp32")).write(path)
+    path.write_bytes(damage(json.loads(path.read_text()), change))
+    with pytest.raises(InputError, match=r"results\.json: is no results\.json of schema 1"):
+        results.read(path)
+
+
+def test_a_missing_file_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"nowhere\.json: cannot be read .* Run the gate first"):
+        results.read(tmp_path / "nowhere.json")
+
+
+def test_run_ids_never_repeat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(results.time, "strftime", lambda *_: "20260101-000000")
+    made = []
+    for _ in range(3):
+        made.append(results.new_run_id(tmp_path))
+        (tmp_path / made[-1]).mkdir()
+    assert made == [f"20260101-000000-{os.getpid()}{suffix}" for suffix in ("", "-2", "-3")]
+
+
+def test_latest_follows_runs_and_spares_a_real_folder(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        results.point_latest(tmp_path, name)
+        assert (tmp_path / "latest").resolve().name == name
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["latest", "one", "two"]
+    (tmp_path / "latest").unlink()
+    (tmp_path / "latest").mkdir()
+    (tmp_path / "latest" / "mine").touch()
+    results.point_latest(tmp_path, "one")
+    assert (tmp_path / "latest" / "mine").exists()
+
+
+def test_the_summary_keeps_its_tables_and_is_no_html() -> None:
+    bad = entry("int8-ort-minmax", 0.5, status=Status.FAILED, reason="<script>|alert\nsecond line")
+    text = summary.markdown(run(entry("fp32"), bad))
+    assert "<script>" not in text and "&lt;script>\\|alert" in text and "second line" not in text
+    (row,) = [line for line in text.splitlines() if line.startswith("| int8-ort-minmax")]
+    assert row.count("|") == 9
+
+
+def test_the_summary_has_every_skip_with_its_reason() -> None:
+    skipped = [
+        Entry(detector="toy", scheme=s, provider="cuda", status=Status.SKIPPED, reason="no GPU") for s in ("a", "b")
+    ]
+    text = summary.markdown(run(entry("fp32"), *skipped))
+    assert "- no GPU: a (cuda), b (cuda)" in text
+    assert "on cuda" not in text
+
+
+@pytest.mark.parametrize(
+    ("entries", "expected"),
+    [
+        ([entry("fp32"), entry("int8-a", 0.02, status=Status.FAILED)], "**Ship `fp32`**: no quantized"),
+        (
+            # int8-b is a little slower, but not surely, and loses less.
+            [
+                entry("fp32", latency=latency(1, 1, 1)),
+                entry("int8-a", 0.008, latency=latency(1.30, 1.25, 1.35)),
+                entry("int8-b", 0.002, latency=latency(1.28, 1.22, 1.33)),
+                entry("int8-c", 0.000, latency=latency(1.10, 1.05, 1.15)),
+            ],
+            "**Ship `int8-b`**: 1.28x FP32 for 0.20 points",
+        ),
+        (
+            [entry("fp32"), entry("int8-a", 0.003, latency=latency(0.9, 0.8, 0.95)), entry("int8-b", 0.001)],
+            "**`int8-b`** loses least (0.10 points of AP); none of those within their threshold is faster",
+        ),
+        ([entry("fp32"), entry("int8-a", 0.003)], "latency was not measured."),
+        ([entry("int8-a", None)], "No accuracy was measured"),
+        (
+            [entry("fp32"), entry("int8-a", 0.003, status=Status.INCONCLUSIVE)],
+            "the interval holds the threshold, so judge it on more images first.",
+        ),
+    ],
+)
+def test_what_is_recommended(entries: list[Entry], expected: str) -> None:
+    assert expected in summary.recommend(entries)

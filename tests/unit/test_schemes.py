@@ -1,0 +1,58 @@
+"""The catalogue: ids that people type."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from lowbit.errors import InputError
+from lowbit.quantizers import tool
+from lowbit.schemes import CATALOGUE, Scheme, find
+
+
+@pytest.mark.parametrize(
+    "good", ["fp32", "int8-ort-minmax", "w4a16-brevitas-round", "mixed-modelopt-d1.0", "fp8-modelopt-k10", "int8-inc"]
+)
+def test_ids_of_the_grammar(good: str) -> None:
+    assert Scheme(good, good.split("-")[0], "ort", "").id == good
+
+
+@pytest.mark.parametrize(
+    "bad", ["INT8-ort", "int8_ort", "int4-ort", "int8-", "int8-mine-max", "w4-brevitas", "fp32\n", "", "int8-ort-a b"]
+)
+def test_ids_outside_the_grammar(bad: str) -> None:
+    with pytest.raises(ValueError, match="is not <precision>-<tool>"):
+        Scheme(bad, bad.split("-")[0], "ort", "")
+
+
+def test_an_id_says_its_precision() -> None:
+    with pytest.raises(ValueError, match="says 'fp8'"):
+        Scheme("int8-ort-minmax", "fp8", "ort", "")
+
+
+@pytest.mark.parametrize(
+    ("scheme", "bits"),
+    [
+        ("fp32", (32, 32)),
+        ("int8-ort-minmax", (8, 8)),
+        ("w8a16-brevitas", (8, 16)),
+        ("w4a16-brevitas-qat", (4, 16)),
+        ("w4a8-brevitas-round", (4, 8)),
+    ],
+)
+def test_bits(scheme: str, bits: tuple[int, int]) -> None:
+    assert (find(scheme).weight_bits, find(scheme).activation_bits) == bits
+
+
+def test_an_unknown_id_names_its_neighbours() -> None:
+    with pytest.raises(InputError, match=r"no scheme .int8-ort-min.\. Nearest: int8-ort-minmax"):
+        find("int8-ort-min")
+
+
+def test_every_scheme_has_a_tool_and_settings_that_json_can_say() -> None:
+    for scheme in CATALOGUE.values():
+        module = tool(scheme.tool)
+        assert callable(module.build) and module.PACKAGES
+        assert json.loads(json.dumps(dict(scheme.settings))) == dict(scheme.settings)
+        assert scheme.summary and "\n" not in scheme.summary and "|" not in scheme.summary
