@@ -80,13 +80,14 @@ def _brevitas(scheme_id: str, summary: str, *, scales: str = "channel", **more: 
 _ROUNDED: dict[str, Any] = {
     "eight": ["depthwise", "first", "last"],
     "budget": 4.6,
-    "recovery": {"reach": 0.5, "pictures": "calibration", "steps": 1200},
+    "recovery": {"reach": 0.5, "pictures": "calibration", "steps": 1000},
 }
 _TUNED: dict[str, Any] = {
     "eight": ["depthwise", "first", "last"],
     "budget": 4.3,
-    "recovery": {"reach": 1.0, "pictures": "training", "steps": 3000},
+    "recovery": {"reach": 1.0, "pictures": "training", "steps": 2500},
 }
+_LABELLED: dict[str, Any] = {**_TUNED, "recovery": {**_TUNED["recovery"], "labels": 0.05}}
 
 
 def _inputs_of(start: str, settings: dict[str, Any]) -> dict[str, Any]:
@@ -141,7 +142,12 @@ CATALOGUE = _catalogue(
         "w4a8-brevitas-round", "the same weights with 8-bit inputs", **_inputs_of("w4a16-brevitas-round", _ROUNDED)
     ),
     _brevitas("w4a16-brevitas-qat", "fine-tuned without labels on training pictures", **_TUNED),
-    _brevitas("w4a8-brevitas-qat", "the same weights with 8-bit inputs", **_inputs_of("w4a16-brevitas-qat", _TUNED)),
+    _brevitas("w4a16-brevitas-qat-labels", "the same with the detection loss on their labels", **_LABELLED),
+    _brevitas(
+        "w4a8-brevitas-qat",
+        "the weights of w4a16-brevitas-qat with 8-bit inputs",
+        **_inputs_of("w4a16-brevitas-qat", _TUNED),
+    ),
 )
 
 

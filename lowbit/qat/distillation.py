@@ -137,20 +137,24 @@ class Crops:
         size, index = self._plan.size, int(rng.integers(len(self._paths)))
         image, ratio = self._picture(index)
         zoom = float(rng.uniform(0.5, 1.1))
-        image = _resized(image, zoom)
-        height, width = image.shape[:2]
+        height, width = (max(16, round(side * zoom)) for side in image.shape[:2])
         top, left = int(rng.integers(max(0, height - size) + 1)), int(rng.integers(max(0, width - size) + 1))
+        shown = min(size, height), min(size, width)
+        down, right = int(rng.integers(size - shown[0] + 1)), int(rng.integers(size - shown[1] + 1))
+        # Scales the window only, not the whole picture; pixel centres map as cv2.resize maps them.
+        x, y = width / image.shape[1], height / image.shape[0]
+        window = np.array([[x, 0, x / 2 - 0.5 - left], [0, y, y / 2 - 0.5 - top]])
+        cut = cv2.warpAffine(image, window, shown[::-1], flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         # Gain and offset of a picture that was taken in another light.
         light = np.arange(256) * rng.uniform(0.7, 1.3) + rng.uniform(-20, 20)
-        cut = np.ascontiguousarray(image[top : top + size, left : left + size])
-        cut = np.asarray(cv2.LUT(cut, np.clip(np.rint(light), 0, 255).astype(np.uint8)), np.uint8)
         square = np.full((size, size, 3), PAD_VALUE, np.uint8)
-        down, right = int(rng.integers(size - cut.shape[0] + 1)), int(rng.integers(size - cut.shape[1] + 1))
-        square[down : down + cut.shape[0], right : right + cut.shape[1]] = cut
+        square[down : down + shown[0], right : right + shown[1]] = cv2.LUT(
+            cut, np.clip(np.rint(light), 0, 255).astype(np.uint8)
+        )
         mirrored = bool(rng.random() < 0.5)
         found = self._labels.get(self._paths[index], Labels(np.zeros((0, 4), np.float32), np.zeros(0, np.int64)))
         moved = found.boxes * (ratio * zoom) + np.array([right - left, down - top] * 2, np.float32)
-        labels = _shown(Labels(moved, found.classes), right, down, right + cut.shape[1], down + cut.shape[0])
+        labels = _shown(Labels(moved, found.classes), right, down, right + shown[1], down + shown[0])
         if mirrored:
             boxes = labels.boxes
             boxes = np.stack([size - boxes[:, 2], boxes[:, 1], size - boxes[:, 0], boxes[:, 3]], 1)
