@@ -26,7 +26,8 @@ from lowbit.runtime import SessionOptions
 
 OPSET = 17
 MAX_OF_RANGE = 1e-3
-MIN_SQNR = 25.0
+# A flipped rounding is a whole step and travels on; seen: 23 to 40 dB. A wrong scale or axis leaves less than 10.
+MIN_SQNR = 15.0
 # The float module's checkpoint knows nothing of scales.
 brevitas.config.IGNORE_MISSING_KEYS = True
 
