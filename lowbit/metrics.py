@@ -187,13 +187,14 @@ def _object_scores(scorer: Any, images: int) -> tuple[NDArray[np.float64], NDArr
 def compare(reference: Accuracy, quantized: Accuracy) -> dict[str, float]:
     """Drops from the reference, as fractions, of every metric that both have.
 
-    ``worst_class``: the largest drop of one class's AP. ``score_shift``: by how much scores of objects that both find
+    ``miss_rate``: its rise. ``worst_class``: the largest drop of one class's AP. ``score_shift``: by how much scores of objects that both find
     at IoU 0.5 fall on average. ``lost``: share of all objects that the reference finds at confidence 0.25 and the
     quantized detector does not.
     """
     names = ("map", "map50", "map75", "map_small", "map_medium", "map_large", "ar", "recall")
     pairs = {name: (getattr(reference, name), getattr(quantized, name)) for name in names}
     drops = {name: one - other for name, (one, other) in pairs.items() if one is not None and other is not None}
+    drops["miss_rate"] = quantized.miss_rate - reference.miss_rate
     drops["worst_class"] = worst_class(reference, quantized)[1]
     before, after = reference.object_scores, quantized.object_scores
     both = (before > 0) & (after > 0)

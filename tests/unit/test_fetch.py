@@ -222,6 +222,25 @@ def test_coco_subsets(server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert fetch("coco-calib100", made)[0].read_text() == "mine\n"
 
 
+def test_an_archive_cannot_write_outside_its_folder(server: Any, tmp_path: Path) -> None:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as packed:
+        image = {"id": 1, "file_name": "../../../evil.jpg", "width": 8, "height": 8}
+        text = json.dumps({"images": [image], "annotations": [], "categories": []})
+        packed.writestr("annotations/instances_val2017.json", text)
+    server.files[f"annotations/{fetching._ANNOTATIONS_ZIP}"] = stream.getvalue()
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as packed:
+        packed.writestr("val2017/evil.jpg", b"evil")
+        packed.writestr("../../../evil.jpg", b"worse")
+    server.files["zips/val2017.zip"] = stream.getvalue()
+    folder = tmp_path / "a" / "b" / "c"
+    fetch("coco-val5k", fetcher(folder, mirrors={fetching._COCO: f"{server.address}/good"}))
+    assert (folder / "coco" / "val2017" / "evil.jpg").read_bytes() == b"evil"
+    assert [path.relative_to(tmp_path).parts[0] for path in tmp_path.rglob("evil.jpg")] == ["a"]
+    assert not list(tmp_path.glob("*.jpg")) and len(list(tmp_path.rglob("evil.jpg"))) == 1
+
+
 def test_the_command(server: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["fetch", "yolov99", "--to", str(tmp_path)]) == 2
     assert "no asset 'yolov99'. Known: yolov10n" in capsys.readouterr().err

@@ -8,7 +8,18 @@ import pytest
 
 from fixtures.options import HERE
 from lowbit.errors import InputError
-from lowbit.gate import Verdict, decide, load_expected_failures, load_thresholds
+from lowbit.gate import Verdict, broken_limits, decide, load_expected_failures, load_thresholds
+
+
+def test_broken_limits_are_said_one_by_one() -> None:
+    limits = {"map": 0.01, "recall": 0.02, "miss_rate": 0.02, "map_small": 0.05, "int8_macs": 0.9}
+    drops = {"map": 0.5, "recall": 0.03, "miss_rate": 0.03, "map_small": 0.01}
+    assert broken_limits(limits, drops, 0.013) == [
+        "recall drops 3.00 points, limit 2.00",
+        "miss_rate rises 3.00 points, limit 2.00",
+        "1.3% of the MACs ran in integer kernels, at least 90.0% are expected",
+    ]
+    assert not broken_limits(limits, {**drops, "recall": 0.0, "miss_rate": 0.0}, None)
 
 
 def test_own_thresholds_go_before_lowbits(tmp_path: Path) -> None:
