@@ -236,7 +236,7 @@ def test_bad_onnx_file(tmp_path: Path, content: bytes | None) -> None:
 
 
 def detector_of(weights: Path) -> Detector:
-    return Detector("mine", 320, "yolov10n.yaml", weights, None, load_coco, load_coco, 10)  # type: ignore[arg-type]
+    return Detector("mine", 320, "yolov10n.yaml", weights, None, load_coco, load_coco, load_coco, 10)  # type: ignore[arg-type]
 
 
 def test_checkpoint_that_does_not_fit(tmp_path: Path) -> None:
