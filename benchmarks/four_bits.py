@@ -92,7 +92,7 @@ def main() -> None:
     detector = detectors.find(options.detector)
     data: Path = default_root() / "data"
     dataset, calibration = detector.load_data(data), detector.load_calibration(data)
-    calibration = CalibrationSet(calibration.source, calibration.paths[:PICTURES])
+    calibration = calibration.first(PICTURES)
     teacher = layers.fused(detector)
     print(f"{detector.name}, {len(dataset.images)} images of {dataset.name}; {len(calibration.paths)} for calibration")
     print("| method | weight bits | AP | minutes |\n|---|---:|---:|---:|")

@@ -88,14 +88,9 @@ def schemes_table() -> str:
 
 def write_report(run: Path) -> Path:
     """Write ``summary.md`` and ``report.html`` beside a results.json and return the latter's path."""
-    from lowbit import files, results
-    from lowbit.report import html, summary
+    from lowbit import report, results
 
-    found = results.read(run / "results.json")
-    files.write_atomic(run / "summary.md", summary.markdown(found))
-    target = run / "report.html"
-    files.write_atomic(target, html.page(found, run))
-    return target
+    return report.write(results.read(run / "results.json"), run)
 
 
 def fetch_assets(options: argparse.Namespace) -> None:

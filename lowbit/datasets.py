@@ -72,6 +72,10 @@ class CalibrationSet:
         """One hash over all pictures' bytes, in order: what calibration depends on, wherever the files lie."""
         return files.digest(list(self.image_hashes))
 
+    def first(self, count: int) -> CalibrationSet:
+        """The first ``count`` pictures."""
+        return CalibrationSet(self.source, self.paths[:count])
+
     def batches(self, size: int) -> Iterator[NDArray[np.float32]]:
         """Stream the pictures, float32 [1, 3, size, size] each; never more than one in memory."""
         from lowbit.imaging import preprocess

@@ -97,6 +97,13 @@ class Detector:
             ) from error
         return model.float().eval()
 
+    def fused_module(self) -> Any:
+        """:meth:`torch_module` with BatchNorm folded and only the head that deployment uses."""
+        model: Any = self.torch_module()
+        model.model[-1].end2end = True  # before fusing, which drops the head that is not used
+        model.fuse(verbose=False)
+        return model
+
     def export(self, path: Path, head: HeadKind = HeadKind.END2END) -> None:
         """Write the FP32 ONNX: input ``images`` 1x3xSxS, output ``output0`` of ``contract(head).output_shape``."""
         import onnx
@@ -107,10 +114,8 @@ class Detector:
 
             onnx.save(graph.load(self.onnx), str(path))
             return
-        model: Any = self.torch_module()
+        model = self.fused_module()
         last = model.model[-1]
-        last.end2end = True  # before fusing, which drops the head that is not used
-        model.fuse(verbose=False)
         last.export = head is HeadKind.END2END
         last.format = "onnx"
         network = model if head is HeadKind.END2END else _RawHead(model)

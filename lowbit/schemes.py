@@ -47,7 +47,7 @@ class Scheme:
 
     @property
     def weight_bits(self) -> int:
-        """Bits of a quantized weight as the precision names them; 8 where it names none (``mixed``)."""
+        """Bits of a weight as the precision names them; 8 where it names none (``mixed``), 32 for float schemes."""
         return self._bits(0)
 
     @property

@@ -10,7 +10,6 @@ from brevitas.quant.scaled_int import Int8ActPerTensorFloat, Int8WeightPerChanne
 
 from fixtures.workbench import Workbench
 from lowbit import runtime
-from lowbit.datasets import CalibrationSet
 from lowbit.errors import LowbitError, UnavailableError
 from lowbit.proof import check_parity
 from lowbit.qat import layers
@@ -32,8 +31,7 @@ def test_brevitas_own_graph_has_parity_or_is_refused(
     network, calibration, path = layers.fused(detector), workbench.calibration("yolov10n"), tmp_path / "signed.onnx"
     settings = {"weight_bits": 8, "activation_bits": 8, "scales": "channel"}
     layers.quantize_convolutions(network, settings, set())
-    few = CalibrationSet(calibration.source, calibration.paths[:4])
-    layers.calibrate(network, few.batches(detector.size), fresh=False)
+    layers.calibrate(network, calibration.first(4).batches(detector.size), fresh=False)
     layers.export(network, detector.size, path)
     options = runtime.deployed_options("w8a8")
     session, inputs = runtime.open_session(path, options), workbench.inputs("yolov10n")

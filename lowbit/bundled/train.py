@@ -22,6 +22,7 @@ import torch
 from safetensors.torch import save_file
 
 from lowbit.bundled.scenes import CLASSES, SIZE, SPLIT_SEEDS, Scene, draw
+from lowbit.qat.distillation import follow
 
 
 def _augment(scene: Scene, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -106,13 +107,7 @@ def train(out: Path, *, scenes: int, steps: int, batch: int, seed: int, rate: fl
         loss.sum().backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
         optimizer.step()
-        decay = 0.9995 * (1 - math.exp(-(step + 1) / 500))
-        with torch.no_grad():
-            for kept, new in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
-                if kept.is_floating_point():
-                    kept.lerp_(new, 1 - decay)
-                else:
-                    kept.copy_(new)
+        follow(average, model, 0.9995 * (1 - math.exp(-(step + 1) / 500)))
         recent.append(loss.sum().item() / batch)
         if (step + 1) % 100 == 0:
             spent = time.monotonic() - started

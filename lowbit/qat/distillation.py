@@ -335,6 +335,16 @@ def _channels_last(module: nn.Module) -> nn.Module:
     return moved
 
 
+def follow(average: nn.Module, model: nn.Module, decay: float) -> None:
+    """One step of an exponential moving average over a module's state; what is not floating point is copied."""
+    with torch.no_grad():
+        for kept, new in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
+            if kept.is_floating_point():
+                kept.lerp_(new, 1 - decay)
+            else:
+                kept.copy_(new)
+
+
 def _copied(state: State) -> State:
     return {name: value.detach().clone() for name, value in state.items()}
 
@@ -351,13 +361,7 @@ class _Run:
 
     def follow(self, student: nn.Module, step: int) -> None:
         """Exponential moving average, quick at first."""
-        decay = min(0.998, (step + 1) / (step + 20))
-        with torch.no_grad():
-            for kept, new in zip(self.average.state_dict().values(), student.state_dict().values(), strict=True):
-                if kept.is_floating_point():
-                    kept.lerp_(new, 1 - decay)
-                else:
-                    kept.copy_(new)
+        follow(self.average, student, min(0.998, (step + 1) / (step + 20)))
 
     def check(self, squares: Tensor, targets: list[Raw]) -> float:
         """The average's held-out loss, raw head only; remembers the best."""

@@ -18,13 +18,12 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from lowbit.detectors import Detector
+from lowbit.detectors import OPSET, Detector
 from lowbit.errors import BuildError, UnavailableError
 from lowbit.proof import HeadDifference, compare_heads, raw_heads
 from lowbit.qat.distillation import Raw, Targets, losses
 from lowbit.runtime import SessionOptions
 
-OPSET = 17
 MAX_OF_RANGE = 1e-3
 # A flipped rounding is a whole step and travels on; seen: 23 to 40 dB. A wrong scale or axis leaves less than 10.
 MIN_SQNR = 15.0
@@ -97,9 +96,7 @@ def fused(detector: Detector) -> RawHead:
 
     Raises :class:`UnavailableError` for a head without distribution focal loss, which recovery compares.
     """
-    model: Any = detector.torch_module()
-    model.model[-1].end2end = True  # before fusing, which drops the head that is not used
-    model.fuse(verbose=False)
+    model = detector.fused_module()
     if model.model[-1].reg_max < 2:
         raise UnavailableError(f"{detector.name}: its head has no distribution focal loss; only such are supported.")
     return RawHead(model).eval()

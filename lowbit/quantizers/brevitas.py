@@ -23,7 +23,7 @@ import numpy as np
 
 from lowbit import detectors
 from lowbit.artifacts import MANIFEST
-from lowbit.datasets import CalibrationSet, load_coco
+from lowbit.datasets import load_coco
 from lowbit.errors import BuildError
 from lowbit.quantizers import Job
 
@@ -50,15 +50,15 @@ def build(job: Job) -> dict[str, Any]:
     if job.start is not None:
         eight = set(json.loads((job.start / MANIFEST).read_text(encoding="utf-8"))["eight_bit_convolutions"])
     elif "budget" in settings:
-        probes = CalibrationSet(job.calibration.source, job.calibration.paths[:_SENSITIVITY_PICTURES])
-        eight = layers.within_budget(teacher, settings, eight, list(probes.batches(job.size)), job.progress)
+        probes = list(job.calibration.first(_SENSITIVITY_PICTURES).batches(job.size))
+        eight = layers.within_budget(teacher, settings, eight, probes, job.progress)
     info["eight_bit_convolutions"] = sorted(eight)
     layers.quantize_convolutions(student, settings, eight)
-    ranges = CalibrationSet(job.calibration.source, job.calibration.paths[:_RANGE_PICTURES])
     job.progress("calibrating")
     if job.start is not None:
         layers.load(student, job.start / RECOVERED)
-    layers.calibrate(student, ranges.batches(job.size), fresh=job.start is None)
+    ranges = job.calibration.first(_RANGE_PICTURES).batches(job.size)
+    layers.calibrate(student, ranges, fresh=job.start is None)
     if "recovery" in settings:
         info["recovery"] = _recover(job, teacher, student)
         layers.save(student, job.output.parent / RECOVERED)
@@ -72,10 +72,8 @@ def build(job: Job) -> dict[str, Any]:
     after = qcdq.count_pairs(model)
     if before != after:
         raise BuildError(f"cleaning the graph changed its Q/DQ nodes from {before} to {after}.")
-    probes = CalibrationSet(job.calibration.source, job.calibration.paths[:_PARITY_PICTURES])
-    difference = layers.check_parity(
-        student, model, list(probes.batches(job.size)), quantized_inputs=settings["activation_bits"] == 8
-    )
+    probes = list(job.calibration.first(_PARITY_PICTURES).batches(job.size))
+    difference = layers.check_parity(student, model, probes, quantized_inputs=settings["activation_bits"] == 8)
     onnx.save(model, str(job.output))
     return {
         **info,
