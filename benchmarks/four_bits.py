@@ -22,7 +22,7 @@ from lowbit import detectors
 from lowbit.artifacts import default_root
 from lowbit.datasets import CalibrationSet, Dataset
 from lowbit.decode import Detections, HeadContract, decode
-from lowbit.imaging import preprocess
+from lowbit.imaging import InputSpec, preprocess
 from lowbit.metrics import evaluate
 from lowbit.qat import layers
 
@@ -48,7 +48,7 @@ def quantize(
     """One method's network and its average weight bits."""
     scales, kinds, budget, compensation, correct = method
     settings = {"weight_bits": 4, "activation_bits": 16, "scales": scales, "budget": budget}
-    tensors = [torch.from_numpy(batch) for batch in calibration.batches(size)]
+    tensors = [torch.from_numpy(batch) for batch in calibration.batches(InputSpec(size))]
     eight = layers.kept_at_eight(teacher, kinds)
     if budget:
         eight = layers.within_budget(teacher, settings, eight, [t.numpy() for t in tensors[:8]], lambda _: None)
@@ -77,7 +77,7 @@ def measure(network: layers.RawHead, dataset: Dataset, contract: HeadContract) -
     found: dict[int, Detections] = {}
     with torch.inference_mode():
         for image in dataset.images:
-            tensor, place = preprocess(image.path, contract.size)
+            tensor, place = preprocess(image.path, InputSpec(contract.size))
             output: Any = network.model(torch.from_numpy(tensor))[0]
             seen = decode(output.numpy(), contract)
             found[image.id] = Detections(place.to_picture(seen.boxes), seen.scores, seen.classes)
@@ -99,7 +99,7 @@ def main() -> None:
     print(f"| float | 32 | {measure(teacher, dataset, detector.contract()):.4f} | |", flush=True)
     for name in options.only or METHODS:
         started = time.monotonic()
-        network, bits = quantize(teacher, calibration, detector.size, METHODS[name])
+        network, bits = quantize(teacher, calibration, detector.input.size, METHODS[name])
         minutes = (time.monotonic() - started) / 60
         accuracy = measure(network, dataset, detector.contract())
         print(f"| {name} | {bits:.2f} | {accuracy:.4f} | {minutes:.1f} |", flush=True)

@@ -8,6 +8,7 @@ folder, which the next build of that key removes, and what its tool keeps in ``u
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import json
 import os
@@ -26,6 +27,7 @@ from filelock import FileLock, Timeout
 
 from lowbit import files
 from lowbit.errors import BuildError, InputError, LowbitError, StoreError, UnavailableError
+from lowbit.imaging import InputSpec
 
 STORE_VARIABLE = "LOWBIT_STORE"
 # Bump when lowbit itself builds the same settings differently.
@@ -72,7 +74,7 @@ class BuildRequest:
     settings: dict[str, Any]
     source: Path
     identity: dict[str, Any]
-    size: int
+    input: InputSpec
     calibration: tuple[Path, ...] = ()
     calibration_digest: str | None = None
     training: tuple[Path, ...] = ()
@@ -83,19 +85,17 @@ class BuildRequest:
 
     def ingredients(self) -> dict[str, Any]:
         """What the key is made of, and what the manifest says."""
-        from lowbit.imaging import PREPROCESSING
-
         return {
             "build_version": BUILD_VERSION,
             "scheme": self.scheme,
             "tool": self.tool,
             "settings": self.settings,
             "source": self.identity,
-            "size": self.size,
+            "size": self.input.size,
             "calibration": self.calibration_digest,
             **({"training": self.training_digest} if self.training else {}),
             **({"start": self.start.manifest["key"]} if self.start else {}),
-            "preprocessing": PREPROCESSING if self.calibration else None,
+            "preprocessing": self.input.preprocessing if self.calibration else None,
             "tool_versions": {name: version(name) for name in self.packages},
         }
 
@@ -276,7 +276,7 @@ def _run_worker(
             "settings": request.settings,
             "source": str(request.source),
             "identity": request.identity,
-            "size": request.size,
+            "input": dataclasses.asdict(request.input),
             "calibration": [str(path) for path in request.calibration],
             "training": [str(path) for path in request.training],
             "training_labels": str(request.training_labels) if request.training_labels else None,

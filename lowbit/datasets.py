@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lowbit import files
 from lowbit.errors import InputError
+
+if TYPE_CHECKING:
+    from lowbit.decode import Detections
+    from lowbit.imaging import InputSpec
 
 Json = dict[str, Any]
 # pycocotools keeps ids as float64, which cannot tell larger integers from their neighbours.
@@ -35,7 +40,11 @@ class ImageRecord:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A COCO-format detection data set. Class index i of a detector is category ``category_ids[i]``."""
+    """A COCO-format detection data set. Class index i of a detector is category ``category_ids[i]``.
+
+    ``annotations``: the file that it was read from. ``coco``: what COCO's JSON says; no annotations where the pictures
+    are not ``labelled``.
+    """
 
     name: str
     annotations: Path
@@ -43,6 +52,7 @@ class Dataset:
     category_ids: tuple[int, ...]
     category_names: tuple[str, ...]
     coco: Json = field(repr=False, compare=False)
+    labelled: bool = True
 
     @cached_property
     def image_hashes(self) -> dict[str, Path]:
@@ -51,8 +61,27 @@ class Dataset:
 
     @cached_property
     def digest(self) -> str:
-        """One hash over the annotations' and all pictures' bytes."""
-        return files.digest([files.sha256(self.annotations), *self.image_hashes])
+        """One hash over the annotations and all pictures' bytes."""
+        # Of a COCO file its bytes: other formats are spread over many files.
+        labels = files.sha256(self.annotations) if self.annotations.suffix == ".json" else files.digest(self.coco)
+        return files.digest([labels, *self.image_hashes])
+
+    def with_classes(self, category_ids: tuple[int, ...]) -> Dataset:
+        """The same data with a detector's class index i as category ``category_ids[i]``, -1 for one not in the data.
+
+        Raises :class:`InputError` for an id that the data set does not have, or one given twice.
+        """
+        names = {category["id"]: str(category["name"]) for category in self.coco["categories"]}
+        used = [category for category in category_ids if category != -1]
+        strays = sorted(set(used) - names.keys())
+        if strays or len(set(used)) != len(used) or not used:
+            raise InputError(
+                f"{self.annotations}: 'classes' names {strays[:5] or 'a category twice, or none'}; the data set has the "
+                f"ids {sorted(names)[:3]} ... {max(names)}. Give every class index its category id, or -1."
+            )
+        return dataclasses.replace(
+            self, category_ids=category_ids, category_names=tuple(names.get(c, "not in the data") for c in category_ids)
+        )
 
 
 @dataclass(frozen=True)
@@ -76,12 +105,12 @@ class CalibrationSet:
         """The first ``count`` pictures."""
         return CalibrationSet(self.source, self.paths[:count])
 
-    def batches(self, size: int) -> Iterator[NDArray[np.float32]]:
+    def batches(self, spec: InputSpec) -> Iterator[NDArray[np.float32]]:
         """Stream the pictures, float32 [1, 3, size, size] each; never more than one in memory."""
         from lowbit.imaging import preprocess
 
         for path in self.paths:
-            yield preprocess(path, size)[0]
+            yield preprocess(path, spec)[0]
 
 
 def _hash_pictures(paths: list[Path]) -> dict[str, Path]:
@@ -147,6 +176,176 @@ def load_coco(path: Path, pictures: Path | None = None) -> Dataset:
         category_names=tuple(c[1] for c in categories),
         coco=data,
     )
+
+
+def load_data(path: Path) -> Dataset:
+    """Read labelled pictures: COCO annotations (``.json``) or Ultralytics' ``data.yaml``. Raises :class:`InputError`."""
+    if path.suffix in (".yaml", ".yml"):
+        return load_yolo(path)
+    if path.suffix == ".txt" or path.is_dir():
+        raise InputError(
+            f"{path}: has no labels. Name COCO annotations (.json) or Ultralytics' data.yaml, or say --labels none to gate "
+            "on agreement with the float detector."
+        )
+    return load_coco(path)
+
+
+def load_yolo(path: Path, split: str = "val") -> Dataset:
+    """Read Ultralytics' ``data.yaml``: ``path``, ``val`` (a folder or a list of pictures) and ``names``.
+
+    A picture's labels are in the file with ``images`` in its folders replaced by ``labels`` and the suffix ``.txt``, a
+    line an object: class, then centre and extent, or a polygon whose box is taken, as fractions of the picture. A picture
+    without such a file has no objects (https://docs.ultralytics.com/datasets/detect/).
+
+    Raises :class:`InputError` for a file that is missing or malformed, and pictures or labels that are.
+    """
+    import yaml
+
+    from lowbit.imaging import picture_size
+
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}). Check --dataset.") from error
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"{path}: is not YAML ({str(error).splitlines()[0]}).") from error
+    if not isinstance(data, dict) or not data.get(split) or not isinstance(data.get("names"), list | dict):
+        raise InputError(f"{path}: has no '{split}' or no 'names'. Ultralytics' data sets name both.")
+    listed = data["names"].items() if isinstance(data["names"], dict) else enumerate(data["names"])
+    names = {_class_index(path, index): str(name) for index, name in listed}
+    if set(names) != set(range(len(names))):
+        raise InputError(f"{path}: 'names' has the indices {sorted(names)}; they must count from 0 without gaps.")
+    base = (path.parent / str(data.get("path") or ".")).resolve()
+    given = data[split] if isinstance(data[split], list) else [data[split]]
+    pictures = [picture for entry in given for picture in _pictures_in(path, base / str(entry))]
+    images: list[Json] = []
+    annotations: list[Json] = []
+    for number, picture in enumerate(sorted(set(pictures)), 1):
+        width, height = picture_size(picture)
+        images.append({"id": number, "file_name": str(picture), "width": width, "height": height})
+        for label, x, y, w, h in _yolo_labels(picture, len(names)):
+            box = [(x - w / 2) * width, (y - h / 2) * height, w * width, h * height]
+            annotations.append(
+                {"id": len(annotations) + 1, "image_id": number, "category_id": label, "bbox": box}
+                | {"area": box[2] * box[3], "iscrowd": 0}
+            )
+    if not annotations:
+        raise InputError(
+            f"{path}: none of its {len(images)} pictures has labels. They lie in 'labels' beside 'images'."
+        )
+    coco = {
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": index, "name": names[index]} for index in sorted(names)],
+    }
+    return Dataset(
+        name=f"{path.parent.name if path.stem == 'data' else path.stem}-{split}",
+        annotations=path,
+        images=tuple(ImageRecord(i["id"], Path(i["file_name"]), i["width"], i["height"]) for i in images),
+        category_ids=tuple(sorted(names)),
+        category_names=tuple(names[index] for index in sorted(names)),
+        coco=coco,
+    )
+
+
+_PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+
+
+def _class_index(path: Path, value: Any) -> int:
+    try:
+        return int(value)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{path}: 'names' has the index {value!r}; whole numbers are needed.") from error
+
+
+def _pictures_in(path: Path, place: Path) -> list[Path]:
+    """The pictures of a folder and those below it, or of a list; ``path`` is who named it."""
+    if place.is_dir():
+        found = sorted(file for file in place.rglob("*") if file.suffix.lower() in _PICTURES)
+        if not found:
+            raise InputError(f"{place}: has no pictures, and {path} names it.")
+        return found
+    if place.suffix == ".txt" and _is_file(place):
+        return list(load_calibration(place).paths)
+    raise InputError(f"{place}: is neither a folder nor a list of pictures (.txt), and {path} names it.")
+
+
+def _yolo_labels(picture: Path, classes: int) -> list[tuple[int, float, float, float, float]]:
+    """A picture's objects: class, centre x and y, width and height as fractions."""
+    parts = list(picture.parts)
+    folders = [index for index, part in enumerate(parts[:-1]) if part == "images"]
+    if folders:
+        parts[folders[-1]] = "labels"
+    file = Path(*parts).with_suffix(".txt")
+    if not _is_file(file):
+        return []
+    found = []
+    for number, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            label, *values = (float(value) for value in line.split())
+        except ValueError as error:
+            raise InputError(f"{file}: line {number}, {line[:60]!r}, is not numbers.") from error
+        good = len(values) == 4 or (len(values) >= 6 and len(values) % 2 == 0)
+        if not good or not 0 <= label < classes or label % 1 or not all(-0.01 <= value <= 1.01 for value in values):
+            raise InputError(
+                f"{file}: line {number}, {line[:60]!r}, is no class below {classes} with a box or polygon in fractions."
+            )
+        if len(values) > 4:
+            x, y = values[::2], values[1::2]
+            values = [(min(x) + max(x)) / 2, (min(y) + max(y)) / 2, max(x) - min(x), max(y) - min(y)]
+        found.append((int(label), values[0], values[1], values[2], values[3]))
+    return found
+
+
+def load_unlabelled(path: Path, classes: int) -> Dataset:
+    """Pictures to compare detectors on without labels: a list, a folder, or a labelled data set whose labels are not
+    read. ``classes``: how many the detector has; they are named by their index. Raises :class:`InputError`.
+    """
+    from lowbit.imaging import picture_size
+
+    if path.suffix in (".json", ".yaml", ".yml"):
+        named = load_data(path)
+        paths = [image.path for image in named.images]
+        names = named.category_names if len(named.category_names) == classes else ()
+    else:
+        paths, names = _pictures_in(Path("--dataset"), path), ()
+    images = tuple(ImageRecord(number, picture, *picture_size(picture)) for number, picture in enumerate(paths, 1))
+    names = names or tuple(f"class {index}" for index in range(classes))
+    coco = {
+        "images": [{"id": i.id, "file_name": str(i.path), "width": i.width, "height": i.height} for i in images],
+        "annotations": [],
+        "categories": [{"id": index, "name": name} for index, name in enumerate(names)],
+    }
+    return Dataset(path.stem.removeprefix("instances_"), path, images, tuple(range(classes)), names, coco, False)
+
+
+def labelled_by(dataset: Dataset, detections: Mapping[int, Detections], confidence: float, folder: Path) -> Dataset:
+    """A data set whose objects are a detector's detections of at least ``confidence``, kept as COCO annotations in
+    ``folder``: what agreement with that detector is measured on. Raises :class:`InputError` if there are none.
+    """
+    annotations: list[Json] = []
+    for image in dataset.images:
+        found = detections[image.id]
+        for box, score, label in zip(found.boxes.tolist(), found.scores, found.classes.tolist(), strict=True):
+            if score >= confidence:
+                x, y, right, bottom = box
+                entry = {"image_id": image.id, "category_id": dataset.category_ids[label], "iscrowd": 0}
+                area = (right - x) * (bottom - y)
+                annotations.append(
+                    {"id": len(annotations) + 1, "bbox": [x, y, right - x, bottom - y], "area": area} | entry
+                )
+    if not annotations:
+        raise InputError(
+            f"{dataset.annotations}: the float detector is confident ({confidence}) of nothing on its {len(dataset.images)} "
+            "pictures. Are input size, colours and scaling right, and are the pictures of its world?"
+        )
+    images = [entry | {"file_name": str(Path(entry["file_name"]).resolve())} for entry in dataset.coco["images"]]
+    coco = {**dataset.coco, "images": images, "annotations": annotations}
+    path = folder / f"instances_{dataset.name}-agreement-{files.digest(coco)[:12]}.json"
+    files.write_json(path, coco)
+    return dataclasses.replace(load_coco(path), name=f"{dataset.name} (agreement with FP32)")
 
 
 def _read_json(path: Path) -> Json:
@@ -279,8 +478,13 @@ _SAME_PICTURE_BITS = 40
 
 
 def pictures_of(path: Path) -> CalibrationSet:
-    """A COCO file's pictures without their labels. Raises :class:`InputError` as :func:`load_coco` does."""
-    return CalibrationSet(path, tuple(image.path for image in load_coco(path).images))
+    """A labelled data set's pictures without their labels. Raises :class:`InputError` as :func:`load_data` does."""
+    return CalibrationSet(path, tuple(image.path for image in load_data(path).images))
+
+
+def load_pictures(path: Path) -> CalibrationSet:
+    """Pictures to learn from: a list of them, or a labelled data set's. Raises :class:`InputError`."""
+    return pictures_of(path) if path.suffix in (".json", ".yaml", ".yml") else load_calibration(path)
 
 
 def check_leak(dataset: Dataset, calibration: CalibrationSet) -> None:

@@ -1,4 +1,4 @@
-"""Head outputs to detections: end-to-end 1x300x6, raw logits 1x(64+nc)xN with DFL, decoded 1x(4+nc)xN."""
+"""Head outputs to detections: end-to-end 1xnx6, raw logits 1x(64+nc)xN with DFL, decoded 1x(4+nc)xN, YOLOv5's 1xNx(5+nc)."""
 
 from __future__ import annotations
 
@@ -22,14 +22,16 @@ class HeadKind(StrEnum):
     END2END = "end2end"  # [1, n, 6]: x1 y1 x2 y2 score class, in the square's pixels, best first, no duplicates
     RAW = "raw"  # [1, 4 * reg_max + classes, anchors]: DFL box logits and class logits
     DECODED = "decoded"  # [1, 4 + classes, anchors]: centre x, centre y, width, height in pixels, then class scores
+    OBJECTNESS = "objectness"  # [1, anchors, 5 + classes]: the same with an objectness score before the class scores
 
 
 @dataclass(frozen=True, slots=True)
 class HeadContract:
     """What a consumer must know to read a detector's output.
 
-    ``size``: side of the square input in pixels. ``classes``: number of classes. ``strides`` and ``reg_max`` (bins of
-    the distribution focal loss, https://arxiv.org/abs/2006.04388) matter for raw heads only.
+    ``size``: side of the square input in pixels. ``classes``: number of classes. ``reg_max`` (bins of the distribution
+    focal loss, https://arxiv.org/abs/2006.04388) matters for raw heads only, ``strides`` for all that have anchors.
+    ``transposed``: anchors come before the rows.
     """
 
     kind: HeadKind
@@ -37,19 +39,26 @@ class HeadContract:
     classes: int
     strides: tuple[int, ...] = (8, 16, 32)
     reg_max: int = 16
+    transposed: bool = False
 
     @property
     def anchors(self) -> int:
-        """Number of anchor points over all strides."""
-        return sum((self.size // stride) ** 2 for stride in self.strides)
+        """Number of anchors over all strides: one a cell, and three for a head with objectness, as YOLOv5's."""
+        cells = sum((self.size // stride) ** 2 for stride in self.strides)
+        return 3 * cells if self.kind is HeadKind.OBJECTNESS else cells
+
+    @property
+    def rows(self) -> int:
+        """Values an anchor has before its class scores."""
+        return {HeadKind.RAW: 4 * self.reg_max, HeadKind.OBJECTNESS: 5}.get(self.kind, 4)
 
     @property
     def output_shape(self) -> tuple[int, int, int]:
         """The shape of the output for one image."""
         if self.kind is HeadKind.END2END:
             return (1, MAX_DETECTIONS, 6)
-        rows = 4 * self.reg_max if self.kind is HeadKind.RAW else 4
-        return (1, rows + self.classes, self.anchors)
+        values = self.rows + self.classes
+        return (1, self.anchors, values) if self.transposed else (1, values, self.anchors)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +90,8 @@ def anchor_points(contract: HeadContract) -> tuple[NDArray[np.float32], NDArray[
 def decode(output: NDArray[np.float32], contract: HeadContract) -> Detections:
     """Read one image's output, of shape ``contract.output_shape``, in the square's pixels.
 
-    Keeps at most 300 detections with a score of at least 0.001. Raw and decoded heads pass through class-aware
-    non-maximum suppression at IoU 0.7; end-to-end heads need none. Raises :class:`InputError` for another shape.
+    Keeps at most 300 detections with a score of at least 0.001. All but end-to-end heads pass through class-aware
+    non-maximum suppression at IoU 0.7. Raises :class:`InputError` for another shape.
     """
     if contract.kind is HeadKind.END2END:
         if output.ndim != 3 or output.shape[0] != 1 or output.shape[2] != 6:
@@ -94,10 +103,12 @@ def decode(output: NDArray[np.float32], contract: HeadContract) -> Detections:
     if output.shape != contract.output_shape:
         expected = " x ".join(map(str, contract.output_shape))
         raise InputError(f"a {contract.kind} head gives {expected}, this output is {_shape(output)}: wrong head kind")
-    split = 4 * contract.reg_max if contract.kind is HeadKind.RAW else 4
-    columns, scores = output[0, :split], output[0, split:]
+    values = output[0].T if contract.transposed else output[0]
+    columns, scores = values[: contract.rows], values[contract.rows :]
     if contract.kind is HeadKind.RAW:
         scores = _sigmoid(scores)
+    elif contract.kind is HeadKind.OBJECTNESS:
+        scores = scores * columns[4]
     # One candidate a (class, anchor) pair, as Ultralytics' validator does.
     classes, anchors = np.nonzero(scores >= SCORE_FLOOR)
     candidates = scores[classes, anchors]

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import copy
+import json
 import os
+import re
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lowbit import files
-from lowbit.datasets import CalibrationSet, Dataset, load_calibration, load_coco, pictures_of
+from lowbit.datasets import CalibrationSet, Dataset, load_calibration, load_coco, load_data, load_pictures, pictures_of
+from lowbit.declare import Declared
 from lowbit.decode import HeadContract, HeadKind
 from lowbit.errors import InputError, LowbitError, UnavailableError
 from lowbit.fetch import default_folder
+from lowbit.imaging import InputSpec
 
 if TYPE_CHECKING:
     import torch
 
 ASSETS_VARIABLE = "LOWBIT_ASSETS"
 OPSET = 17
+# Ultralytics' default, for checkpoints that leave it open.
+DEFAULT_SIZE = 640
 # Official checkpoints whose pickles are known: sha256 to file name (Git-LFS pointers of the releases of
 # THU-MIG/yolov10, jameslahm/yolov10 or ultralytics/assets).
 TRUSTED_CHECKPOINTS = {
@@ -35,20 +42,20 @@ _BUNDLED_VAL, _BUNDLED_CALIBRATION, _BUNDLED_TRAINING = 200, 64, 256
 class Detector:
     """One detector and the data that it is measured on.
 
-    Exactly one of ``weights`` (a checkpoint of ``architecture``) and ``onnx`` (somebody's export) is set. ``load_data``,
-    ``load_calibration`` and ``load_training`` (unlabelled pictures for fine-tuning) take the folder where drawn data
-    may be kept.
+    Exactly one of ``weights`` (a checkpoint of ``architecture``: Ultralytics' YAML by name, or its content) and
+    ``onnx`` (somebody's export) is set. ``head``: the contract of what is deployed. ``load_data``, ``load_calibration``
+    and ``load_training`` (unlabelled pictures for fine-tuning) take the folder where drawn data may be kept.
     """
 
     name: str
-    size: int
-    architecture: str | None
+    input: InputSpec
+    head: HeadContract
+    architecture: str | dict[str, Any] | None
     weights: Path | None
     onnx: Path | None
     load_data: Callable[[Path], Dataset]
     load_calibration: Callable[[Path], CalibrationSet]
     load_training: Callable[[Path], CalibrationSet]
-    class_count: int
     trust: bool = False
 
     @property
@@ -63,18 +70,14 @@ class Detector:
         return {
             "sha256": files.sha256(self.source),
             "architecture": self.architecture,
-            "size": self.size,
-            "classes": self.class_count,
+            "size": self.input.size,
+            "classes": self.head.classes,
             "opset": OPSET,
         }
 
-    def contract(self, head: HeadKind = HeadKind.END2END) -> HeadContract:
-        """The contract of the export with ``head``; a user's ONNX has the one head that it has."""
-        if self.onnx is not None:
-            from lowbit import graph
-
-            return graph.contract_of(self.onnx, graph.load(self.onnx))
-        return HeadContract(head, self.size, self.class_count)
+    def contract(self, kind: HeadKind | None = None) -> HeadContract:
+        """The contract of the export with a head of ``kind``, the deployed one by default; an ONNX file has only one."""
+        return self.head if kind is None or self.onnx is not None else replace(self.head, kind=kind)
 
     def torch_module(self) -> torch.nn.Module:
         """The detector as Ultralytics' ``DetectionModel`` in evaluation mode, float32, BatchNorm not folded.
@@ -86,13 +89,13 @@ class Detector:
             raise UnavailableError(f"{self.name}: is an ONNX file; torch-side schemes need a checkpoint.")
         from ultralytics.nn.tasks import DetectionModel
 
-        model: torch.nn.Module = DetectionModel(self.architecture, nc=self.class_count, verbose=False)
+        model: torch.nn.Module = DetectionModel(copy.deepcopy(self.architecture), nc=self.head.classes, verbose=False)
         state = load_state(self.weights, trust=self.trust)
         try:
             model.load_state_dict(state, strict=True)
         except RuntimeError as error:
             raise InputError(
-                f"{self.weights}: does not fit {self.architecture} with {self.class_count} classes "
+                f"{self.weights}: does not fit {self.architecture} with {self.head.classes} classes "
                 f"({str(error).splitlines()[-1].strip()[:200]})."
             ) from error
         return model.float().eval()
@@ -100,26 +103,28 @@ class Detector:
     def fused_module(self) -> Any:
         """:meth:`torch_module` with BatchNorm folded and only the head that deployment uses."""
         model: Any = self.torch_module()
-        model.model[-1].end2end = True  # before fusing, which drops the head that is not used
+        if self.head.kind is HeadKind.END2END:
+            model.model[-1].end2end = True  # before fusing, which drops the head that is not used
         model.fuse(verbose=False)
         return model
 
-    def export(self, path: Path, head: HeadKind = HeadKind.END2END) -> None:
-        """Write the FP32 ONNX: input ``images`` 1x3xSxS, output ``output0`` of ``contract(head).output_shape``."""
+    def export(self, path: Path, kind: HeadKind | None = None) -> None:
+        """Write the FP32 ONNX: input ``images`` 1x3xSxS, output ``output0`` of ``contract(kind).output_shape``."""
         import onnx
         import torch
 
         if self.onnx is not None:
             from lowbit import graph
 
-            onnx.save(graph.load(self.onnx), str(path))
+            onnx.save(graph.fixed(self.onnx, graph.load(self.onnx), self.input.size), str(path))
             return
+        contract = self.contract(kind)
         model = self.fused_module()
         last = model.model[-1]
-        last.export = head is HeadKind.END2END
+        last.export = contract.kind is not HeadKind.RAW
         last.format = "onnx"
-        network = model if head is HeadKind.END2END else _RawHead(model)
-        example = torch.zeros(1, 3, self.size, self.size)
+        network = _RawHead(model) if contract.kind is HeadKind.RAW else model
+        example = torch.zeros(1, 3, self.input.size, self.input.size)
         with torch.inference_mode(), warnings.catch_warnings():
             # Of a tracer whose successor does not trace this head, and of sizes that are fixed on purpose.
             warnings.simplefilter("ignore", DeprecationWarning)
@@ -136,11 +141,11 @@ class Detector:
             )
         exported = onnx.load(str(path))
         dims = exported.graph.output[0].type.tensor_type.shape.dim
-        expected = self.contract(head).output_shape
+        expected = contract.output_shape
         with torch.inference_mode():
             shape = tuple(network(example).shape)
         if shape != expected or len(dims) != len(expected):
-            raise LowbitError(f"{self.name}: the export gives {shape} where a {head} head gives {expected}.")
+            raise LowbitError(f"{self.name}: the export gives {shape} where a {contract.kind} head gives {expected}.")
         for dim, value in zip(dims, expected, strict=True):
             # The tracer can lose a static size behind TopK; consumers rely on it.
             dim.Clear()
@@ -173,8 +178,6 @@ def load_state(path: Path, *, trust: bool = False) -> dict[str, torch.Tensor]:
     ``.safetensors`` is data and always read. Anything else is a pickle, which runs code when it is read: only with a
     known sha256 (:data:`TRUSTED_CHECKPOINTS`) or ``trust=True``. Raises :class:`InputError`.
     """
-    import torch
-
     if path.suffix == ".safetensors":
         from safetensors import SafetensorError
         from safetensors.torch import load_file
@@ -184,31 +187,38 @@ def load_state(path: Path, *, trust: bool = False) -> dict[str, torch.Tensor]:
         except (SafetensorError, OSError) as error:
             raise InputError(f"{path}: is no readable safetensors file ({error}).") from error
     else:
-        try:
-            found = files.sha256(path)
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read ({error.strerror}). Check the path.") from error
-        if not trust and found not in TRUSTED_CHECKPOINTS:
-            raise InputError(
-                f"{path}: is a pickle with the unknown sha256 {found}; reading it would run whatever is in it. If you "
-                "trust its origin, say --trust-checkpoint, or convert it to safetensors."
-            )
-        try:
-            loaded: Any = torch.load(path, map_location="cpu", weights_only=False)
-        except Exception as error:  # a pickle can raise anything
-            raise InputError(
-                f"{path}: is no readable checkpoint ({type(error).__name__}: {str(error)[:200]}). Fetch it again."
-            ) from error
-        module: Any = (loaded.get("ema") or loaded.get("model")) if isinstance(loaded, dict) else loaded
-        if not hasattr(module, "state_dict"):
-            raise InputError(f"{path}: holds no model, but a {type(module).__name__}.")
-        state = module.state_dict()
+        state = _unpickled(path, trust=trust).state_dict()
     broken = [name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
     if broken:
         raise InputError(
             f"{path}: {broken[0]!r} holds NaN or infinity ({len(broken)} tensors). Take another checkpoint."
         )
     return {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
+
+
+def _unpickled(path: Path, *, trust: bool) -> Any:
+    """The model in a pickled checkpoint. Raises :class:`InputError` unless it is known or trusted, and has one."""
+    import torch
+
+    try:
+        found = files.sha256(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}). Check the path.") from error
+    if not trust and found not in TRUSTED_CHECKPOINTS:
+        raise InputError(
+            f"{path}: is a pickle with the unknown sha256 {found}; reading it would run whatever is in it. If you "
+            "trust its origin, say --trust-checkpoint, or convert it to safetensors."
+        )
+    try:
+        loaded: Any = torch.load(path, map_location="cpu", weights_only=False)
+    except Exception as error:  # a pickle can raise anything
+        raise InputError(
+            f"{path}: is no readable checkpoint ({type(error).__name__}: {str(error)[:200]}). Fetch it again."
+        ) from error
+    module: Any = (loaded.get("ema") or loaded.get("model")) if isinstance(loaded, dict) else loaded
+    if not hasattr(module, "state_dict"):
+        raise InputError(f"{path}: holds no model, but a {type(module).__name__}.")
+    return module
 
 
 def assets_folder() -> Path | None:
@@ -231,14 +241,14 @@ def _shapes10n() -> Detector:
 
     return Detector(
         name="shapes10n",
-        size=320,
+        input=InputSpec(320),
+        head=HeadContract(HeadKind.END2END, 320, 10),
         architecture="yolov10n.yaml",
         weights=_BUNDLED_WEIGHTS,
         onnx=None,
         load_data=lambda folder: validation(folder, _BUNDLED_VAL),
         load_calibration=lambda folder: calibration(folder, _BUNDLED_CALIBRATION),
         load_training=lambda folder: training(folder, _BUNDLED_TRAINING),
-        class_count=10,
     )
 
 
@@ -258,14 +268,14 @@ def _yolov10(scale: str) -> Callable[[], Detector]:
         coco = assets / "coco"
         return Detector(
             name=name,
-            size=640,
+            input=InputSpec(640),
+            head=HeadContract(HeadKind.END2END, 640, 80),
             architecture=f"{name}.yaml",
             weights=found[0],
             onnx=None,
             load_data=lambda _: load_coco(_first_of(coco / "annotations", *_EVALUATED_ON)),
             load_calibration=lambda _: load_calibration(coco / "calib100.txt"),
             load_training=lambda _: pictures_of(coco / "annotations" / "instances_train363.json"),
-            class_count=80,
         )
 
     return make
@@ -287,36 +297,108 @@ REGISTRY: dict[str, Callable[[], Detector]] = {
 }
 
 
-def find(name: str, *, trust: bool = False) -> Detector:
-    """A registered detector, or somebody's ``.onnx`` file.
+def find(
+    name: str, *, trust: bool = False, size: int | None = None, declared: Mapping[str, Declared] | None = None
+) -> Detector:
+    """A registered detector, one that a ``lowbit.toml`` declares, or somebody's ``.onnx`` file or ``.pt`` checkpoint.
+
+    ``size``: side of the input in pixels, for files that leave it open.
 
     Raises :class:`InputError` for an unknown name, :class:`UnavailableError` where its files are not on this machine.
     """
-    import dataclasses
-
+    if declared and name in declared:
+        return _of_file(name, declared[name], trust=trust)
     if name in REGISTRY:
-        return dataclasses.replace(REGISTRY[name](), trust=trust)
+        return replace(REGISTRY[name](), trust=trust)
     path = Path(name)
-    if path.suffix != ".onnx":
-        raise InputError(f"there is no detector {name!r}. Known: {', '.join(REGISTRY)}, or the path of an .onnx file.")
-    from lowbit import graph
+    if path.suffix not in (".onnx", ".pt"):
+        known = ", ".join([*REGISTRY, *(declared or ())])
+        raise InputError(f"there is no detector {name!r}. Known: {known}, or the path of an .onnx or .pt file.")
+    return _of_file(path.stem, Declared(model=path, size=size), trust=trust)
 
-    contract = graph.contract_of(path, graph.load(path))
 
-    def needs(option: str) -> Callable[[Path], Any]:
+def _of_file(name: str, declared: Declared, *, trust: bool) -> Detector:
+    """A detector of the user's own."""
+    path = declared.model
+
+    def needs(option: str, given: Path | None, load: Callable[[Path], Any]) -> Callable[[Path], Any]:
         def refuse(_: Path) -> Any:
             raise InputError(f"{path}: a detector of your own needs {option}.")
 
-        return refuse
+        return refuse if given is None else lambda _: load(given)
 
+    data: dict[str, Any] = {
+        "load_data": needs("--dataset path/to/instances.json", declared.dataset, load_data),
+        "load_calibration": needs("--calibration path/to/list.txt", declared.calibration, load_calibration),
+        "load_training": needs("--training path/to/list.txt", declared.training, load_pictures),
+        "trust": trust,
+    }
+    if path.suffix == ".onnx":
+        from lowbit import graph
+
+        model = graph.fixed(path, graph.load(path), declared.size)
+        head = graph.contract_of(path, model, declared.head, declared.strides)
+        spec = InputSpec(head.size, declared.colors, declared.mean, declared.std)
+        return Detector(name=name, input=spec, head=head, architecture=None, weights=None, onnx=path, **data)
+    spec = InputSpec(declared.size or DEFAULT_SIZE)
+    if (spec.colors, spec.mean, spec.std) != (declared.colors, declared.mean, declared.std):
+        raise InputError(
+            f"{path}: Ultralytics' checkpoints take RGB in [0, 1]; colors, mean and std are for ONNX files."
+        )
+    architecture, classes, kind = _architecture_of(path, declared.architecture, trust=trust)
+    head = HeadContract(kind, spec.size, classes, declared.strides)
+    return Detector(name=name, input=spec, head=head, architecture=architecture, weights=path, onnx=None, **data)
+
+
+def _architecture_of(
+    path: Path, architecture: str | None, *, trust: bool
+) -> tuple[str | dict[str, Any], int, HeadKind]:
+    """What a checkpoint is of: Ultralytics' YAML (its name or content), the number of classes, the deployed head."""
+    from ultralytics.nn.tasks import yaml_model_load
+
+    state = load_state(path, trust=trust)
+    content: str | dict[str, Any]
+    if architecture is not None:
+        content = architecture
+    elif path.suffix == ".safetensors":
+        raise InputError(f"{path}: safetensors hold no architecture. Declare it: architecture = 'yolov8n.yaml'.")
+    else:
+        found = getattr(_unpickled(path, trust=trust), "yaml", None)
+        if not isinstance(found, dict):
+            raise InputError(f"{path}: holds no Ultralytics detector with its architecture. Declare architecture.")
+        content = json.loads(json.dumps(found, default=str))
+    try:
+        layers = yaml_model_load(content)["head"] if isinstance(content, str) else content["head"]
+        name = str(layers[-1][2])
+    except (OSError, KeyError, IndexError, TypeError) as error:
+        raise InputError(f"{path}: architecture {str(content)[:80]!r} is no YAML of Ultralytics' ({error}).") from error
+    if name not in ("Detect", "v10Detect"):
+        raise InputError(f"{path}: its head is {name}; detection heads (Detect, v10Detect) are supported.")
+    # The class branch's last convolution has an output channel a class.
+    branches = {key: value for key, value in state.items() if re.search(r"\.(?:one2one_)?cv3\.0\.\d+\.bias$", key)}
+    if not branches:
+        raise InputError(f"{path}: has no class branch (cv3) as Ultralytics' detection heads have.")
+    last = max(branches, key=lambda key: int(key.split(".")[-2]))
+    end2end = any(".one2one_cv3." in key for key in state)
+    return content, len(state[last]), HeadKind.END2END if end2end else HeadKind.DECODED
+
+
+def rebuild(source: Path, identity: Mapping[str, Any], kind: HeadKind, *, trust: bool) -> Detector:
+    """A detector from its file and :meth:`Detector.identity`, without data: for builds in other processes."""
+
+    def nothing(_: Path) -> Any:
+        raise LowbitError(f"{source}: a detector that was rebuilt for a build has no data.")
+
+    size, architecture = identity["size"], identity["architecture"]
     return Detector(
-        name=path.stem,
-        size=contract.size,
-        architecture=None,
-        weights=None,
-        onnx=path,
-        load_data=needs("--dataset path/to/instances.json"),
-        load_calibration=needs("--calibration path/to/list.txt"),
-        load_training=needs("--training path/to/list.txt"),
-        class_count=contract.classes,
+        name=source.stem,
+        input=InputSpec(size),
+        head=HeadContract(kind, size, identity["classes"]),
+        architecture=architecture,
+        weights=source if architecture else None,
+        onnx=None if architecture else source,
+        load_data=nothing,
+        load_calibration=nothing,
+        load_training=nothing,
+        trust=trust,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,11 +57,78 @@ def _check_tensor(path: Path, tensor: onnx.TensorProto) -> None:
         )
 
 
-def contract_of(path: Path, model: onnx.ModelProto) -> HeadContract:
-    """Recognise a detector's head from its one input and one output. Raises :class:`InputError` if it can't be."""
+def fixed(path: Path, model: onnx.ModelProto, size: int | None = None) -> onnx.ModelProto:
+    """A detector's graph with one image of a fixed size as its input: itself if it is so already.
+
+    A dynamic batch becomes 1 and dynamic sides become ``size``; what follows from them is folded (onnxslim).
+
+    Raises :class:`InputError` for sides that are dynamic without a ``size``, or fixed at another one.
+    """
+    inputs = _inputs(model)
+    dims = list(inputs[0].type.tensor_type.shape.dim) if len(inputs) == 1 else []
+    if len(dims) != 4:
+        return model  # contract_of says what is wrong with it
+    sides = {dim.dim_value for dim in dims[2:]}
+    if size is not None and sides - {0, size}:
+        raise InputError(f"{path}: its input is {sides} pixels wide or high, and {size} was asked for. Say its own.")
+    if dims[0].dim_value == 1 and 0 not in sides:
+        return model
+    if 0 in sides and size is None and sides == {0}:
+        raise InputError(
+            f"{path}: its input has dynamic sides. Say which size is deployed, for example --image-size 640."
+        )
+    import onnx
+    import onnxslim
+
+    side = size or max(sides)
+    copied = onnx.ModelProto()
+    copied.CopyFrom(model)
+    inputs = _inputs(copied)
+    for dim, value in zip(inputs[0].type.tensor_type.shape.dim, (dims[0].dim_value or 1, 3, side, side), strict=True):
+        dim.Clear()
+        dim.dim_value = value
+    for output in copied.graph.output:  # names of dimensions that are fixed now
+        output.type.tensor_type.ClearField("shape")
+    del copied.graph.value_info[:]
+    slim = onnxslim.slim(copied)
+    _settle_outputs(path, slim)
+    return slim
+
+
+def _inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
+    """The inputs without a stored value: some exporters list weights as inputs with a default."""
     stored = {tensor.name for tensor in model.graph.initializer}
-    # Some exporters list weights as inputs with a default.
-    inputs, outputs = [v for v in model.graph.input if v.name not in stored], model.graph.output
+    return [value for value in model.graph.input if value.name not in stored]
+
+
+def _settle_outputs(path: Path, model: onnx.ModelProto) -> None:
+    """Write the outputs' shapes, by running the graph once: shape inference loses them behind TopK and NMS."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    try:
+        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        dims = [dim.dim_value for dim in _inputs(model)[0].type.tensor_type.shape.dim]
+        found = session.run(None, {session.get_inputs()[0].name: np.zeros(dims, np.float32)})
+    except Exception as error:  # ORT's exceptions have no common base of their own
+        raise InputError(
+            f"{path}: does not run on one picture of this size ({str(error)[:200]}). Export it with fixed dimensions."
+        ) from error
+    for value, array in zip(model.graph.output, found, strict=True):
+        del value.type.tensor_type.shape.dim[:]
+        for side in array.shape:
+            value.type.tensor_type.shape.dim.add().dim_value = side
+
+
+def contract_of(
+    path: Path, model: onnx.ModelProto, kind: HeadKind | None = None, strides: tuple[int, ...] = (8, 16, 32)
+) -> HeadContract:
+    """Recognise a detector's head from its one input and one output, or check that it is of the declared ``kind``.
+
+    Raises :class:`InputError` if it can't be.
+    """
+    inputs, outputs = _inputs(model), model.graph.output
     if len(inputs) != 1 or len(outputs) != 1:
         raise InputError(f"{path}: has {len(inputs)} inputs and {len(outputs)} outputs; one of each is supported.")
     shape_in, shape_out = (
@@ -71,17 +138,28 @@ def contract_of(path: Path, model: onnx.ModelProto) -> HeadContract:
         raise InputError(
             f"{path}: input {shape_in} is not 1 x 3 x size x size with a fixed size of 32 to {MAX_SIZE}. Export it so."
         )
-    if len(shape_out) == 3 and shape_out[2] == 6:
-        # An end-to-end output does not say how many classes there are: the class logits' last Conv does.
-        return HeadContract(HeadKind.END2END, shape_in[2], _classes_of_end2end(path, model))
-    raw = HeadContract(HeadKind.RAW, shape_in[2], 0)
-    kind = HeadKind.DECODED if _ends_in_sigmoid(model) else HeadKind.RAW
-    rows = 4 if kind is HeadKind.DECODED else 4 * raw.reg_max
-    if len(shape_out) == 3 and shape_out[2] == raw.anchors and shape_out[1] > rows:
-        return HeadContract(kind, shape_in[2], shape_out[1] - rows)
+    one = HeadContract(HeadKind.DECODED, shape_in[2], 0, strides)
+    three = replace(one, kind=HeadKind.OBJECTNESS, transposed=True)
+    candidates: list[HeadContract] = []
+    if len(shape_out) == 3 and shape_out[0] == 1:
+        if shape_out[1] == three.anchors and shape_out[2] > three.rows:
+            candidates.append(replace(three, classes=shape_out[2] - three.rows))
+        for values, anchors, transposed in ((*shape_out[1:], False), (*shape_out[:0:-1], True)):
+            wanted = HeadKind.DECODED if kind is HeadKind.DECODED or _ends_in_sigmoid(model) else HeadKind.RAW
+            head = replace(one, kind=wanted, transposed=transposed)
+            if anchors == one.anchors and values > head.rows:
+                candidates.append(replace(head, classes=values - head.rows))
+        if shape_out[2] == 6 and not candidates:
+            # An end-to-end output does not say how many classes there are: the class logits' last Conv does.
+            candidates.append(replace(one, kind=HeadKind.END2END, classes=_classes_of_end2end(path, model)))
+    for contract in candidates:
+        if kind is None or contract.kind is kind:
+            return contract
     raise InputError(
-        f"{path}: output {shape_out} is none of 1 x n x 6 (end-to-end), 1 x (64 + classes) x {raw.anchors} (raw) or "
-        f"1 x (4 + classes) x {raw.anchors} (decoded). Export the detector with one of these heads."
+        f"{path}: output {shape_out} is {f'no {kind} head' if kind else 'none'} of 1 x n x 6 (end2end), 1 x (64 + "
+        f"classes) x {one.anchors} (raw), 1 x (4 + classes) x {one.anchors} (decoded; both may be transposed) or "
+        f"1 x {three.anchors} x (5 + classes) (objectness). Export the detector with one of these heads, or declare "
+        "its strides."
     )
 
 
@@ -98,6 +176,8 @@ def _classes_of_end2end(path: Path, model: onnx.ModelProto) -> int:
 def _ends_in_sigmoid(model: onnx.ModelProto) -> bool:
     makers = {output: node for node in model.graph.node for output in node.output}
     last = makers.get(model.graph.output[0].name)
+    while last is not None and last.op_type in ("Transpose", "Identity", "Cast"):
+        last = makers.get(last.input[0])
     if last is None or last.op_type != "Concat":
         return False
     return any(i in makers and makers[i].op_type == "Sigmoid" for i in last.input)

@@ -1,13 +1,14 @@
 """Letterbox and its inverse: the one preprocessing of calibration, evaluation and timing.
 
-A picture is scaled to fit a square, centred on grey 114 (Ultralytics' value), turned from BGR to RGB, from [0, 255] to
-[0, 1], and from HWC to float32 NCHW.
+A picture is scaled to fit a square, centred on grey 114 (Ultralytics' value), and turned into float32 NCHW with the
+colour order and the scaling that the detector's :class:`InputSpec` says: RGB in [0, 1] unless declared otherwise.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -16,10 +17,43 @@ from numpy.typing import NDArray
 from lowbit.errors import InputError
 
 PAD_VALUE = 114
-# Enters the key of every artifact: calibration data made by another preprocessing are other data.
-PREPROCESSING = "letterbox-114-bilinear-rgb-unit/1"
 # A decoder must not be talked into allocating gigabytes by a few bytes of header.
 MAX_PIXELS = 100_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class InputSpec:
+    """What a detector wants to be shown.
+
+    ``size``: side of the square in pixels. ``colors``: ``rgb`` or ``bgr``. ``mean``, ``std``: of each channel in that
+    order, in units of [0, 255]; the network gets ``(pixel - mean) / std``. Raises :class:`InputError` for others.
+    """
+
+    size: int
+    colors: str = "rgb"
+    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
+    std: tuple[float, ...] = (255.0, 255.0, 255.0)
+
+    def __post_init__(self) -> None:
+        if self.colors not in ("rgb", "bgr"):
+            raise InputError(f"colors = {self.colors!r} is neither 'rgb' nor 'bgr'.")
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) != 3 or not np.isfinite(values).all():
+                raise InputError(f"{name} = {list(values)} is not three finite numbers, one a channel.")
+        if min(self.std) <= 0:
+            raise InputError(f"std = {list(self.std)}: must be above 0; 255 turns [0, 255] into [0, 1].")
+
+    @classmethod
+    def of_json(cls, values: dict[str, Any]) -> InputSpec:
+        """From what ``dataclasses.asdict`` and JSON made of one."""
+        return cls(values["size"], values["colors"], tuple(values["mean"]), tuple(values["std"]))
+
+    @property
+    def preprocessing(self) -> str:
+        """Enters the key of every artifact: calibration data made by another preprocessing are other data."""
+        plain = self.mean == (0, 0, 0) and self.std == (255, 255, 255)
+        scaling = "unit" if plain else f"{self.mean}-{self.std}"
+        return f"letterbox-{PAD_VALUE}-bilinear-{self.colors}-{scaling}/1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +144,22 @@ def _header_size(data: bytes) -> tuple[int, int]:
     return 0, 0
 
 
+def picture_size(path: Path) -> tuple[int, int]:
+    """A picture's width and height in pixels, from its header where OpenCV need not decode it.
+
+    Raises :class:`InputError` as :func:`read_image` does.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}). Check the path and its permissions.") from error
+    check_complete(path, data)
+    width, height = _header_size(data)
+    if not width or not height:
+        height, width = read_image(path).shape[:2]
+    return width, height
+
+
 def letterbox(image: NDArray[np.uint8], size: int) -> tuple[NDArray[np.uint8], Letterbox]:
     """Place a BGR picture, uint8 [h, w, 3], in a square; returns uint8 [size, size, 3] and the placement."""
     height, width = image.shape[:2]
@@ -123,19 +173,24 @@ def letterbox(image: NDArray[np.uint8], size: int) -> tuple[NDArray[np.uint8], L
     return square, place
 
 
-def to_tensor(square: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """uint8 BGR [size, size, 3] to float32 RGB [1, 3, size, size] in [0, 1]."""
-    planar = np.ascontiguousarray(square[..., ::-1].transpose(2, 0, 1))
-    return np.multiply(planar, np.float32(1 / 255), dtype=np.float32)[None]
+def to_tensor(square: NDArray[np.uint8], spec: InputSpec) -> NDArray[np.float32]:
+    """uint8 BGR [size, size, 3] to float32 [1, 3, size, size] in the detector's colour order and scaling."""
+    ordered = square[..., ::-1] if spec.colors == "rgb" else square
+    planar = np.ascontiguousarray(ordered.transpose(2, 0, 1))
+    gain = np.array([1 / std for std in spec.std], np.float32)[:, None, None]
+    tensor = np.multiply(planar, gain, dtype=np.float32)
+    if any(spec.mean):
+        tensor -= np.array(spec.mean, np.float32)[:, None, None] * gain
+    return tensor[None]
 
 
-def preprocess(path: Path, size: int) -> tuple[NDArray[np.float32], Letterbox]:
+def preprocess(path: Path, spec: InputSpec) -> tuple[NDArray[np.float32], Letterbox]:
     """A file to the network's input, float32 [1, 3, size, size], and the placement that maps its boxes back.
 
     Raises :class:`InputError` as :func:`read_image` does.
     """
-    square, place = letterbox(read_image(path), size)
-    return to_tensor(square), place
+    square, place = letterbox(read_image(path), spec.size)
+    return to_tensor(square, spec), place
 
 
 FINGERPRINT_BITS = 256

@@ -81,6 +81,7 @@ def evaluate(dataset: Dataset, detections: Mapping[int, Detections]) -> Accuracy
         scorer.accumulate()
         scorer.summarize()
     stats = [float(value) for value in scorer.stats]
+    names = {category["id"]: str(category["name"]) for category in dataset.coco["categories"]}
     per_category = _mean_where_defined(scorer.eval["precision"][:, :, :, 0, 2])
     matches = _matches(scorer, len(dataset.images))
     object_scores, object_images = _object_scores(scorer, len(dataset.images))
@@ -95,7 +96,7 @@ def evaluate(dataset: Dataset, detections: Mapping[int, Detections]) -> Accuracy
         ar=max(stats[8], 0.0),
         recall=recall,
         miss_rate=1.0 - recall,
-        per_class={n: v for n, v in zip(dataset.category_names, per_category, strict=True) if v is not None},
+        per_class={names[c]: v for c, v in zip(scorer.params.catIds, per_category, strict=True) if v is not None},
         matches=matches,
         object_scores=object_scores,
         object_images=object_images,

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from lowbit.datasets import Dataset, ImageRecord
 from lowbit.decode import Detections, HeadContract, decode
 from lowbit.errors import LowbitError, UnavailableError
-from lowbit.imaging import Letterbox, preprocess
+from lowbit.imaging import InputSpec, Letterbox, preprocess
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -174,6 +174,7 @@ def predict(
     session: onnxruntime.InferenceSession,
     contract: HeadContract,
     dataset: Dataset,
+    spec: InputSpec,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[int, Detections]:
     """Detections of every image in its own pixels, by image id.
@@ -183,7 +184,7 @@ def predict(
     """
     name = session.get_inputs()[0].name
     found: dict[int, Detections] = {}
-    for done, (image, tensor, place) in enumerate(_ahead(dataset.images, contract.size), 1):
+    for done, (image, tensor, place) in enumerate(_ahead(dataset.images, spec), 1):
         output: NDArray[np.float32] = session.run(None, {name: tensor})[0]
         seen = decode(output, contract)
         found[image.id] = Detections(place.to_picture(seen.boxes), seen.scores, seen.classes)
@@ -193,13 +194,13 @@ def predict(
 
 
 def _ahead(
-    images: tuple[ImageRecord, ...], size: int, depth: int = 4
+    images: tuple[ImageRecord, ...], spec: InputSpec, depth: int = 4
 ) -> Iterator[tuple[ImageRecord, NDArray[np.float32], Letterbox]]:
     """Preprocessed pictures in order, up to ``depth`` made ahead of their use."""
     with ThreadPoolExecutor(1) as pool:
-        pending = [pool.submit(preprocess, image.path, size) for image in images[:depth]]
+        pending = [pool.submit(preprocess, image.path, spec) for image in images[:depth]]
         for index, image in enumerate(images):
             tensor, place = pending.pop(0).result()
             if index + depth < len(images):
-                pending.append(pool.submit(preprocess, images[index + depth].path, size))
+                pending.append(pool.submit(preprocess, images[index + depth].path, spec))
             yield image, tensor, place

@@ -85,7 +85,7 @@ _ROUNDED: dict[str, Any] = {
 _TUNED: dict[str, Any] = {
     "eight": ["depthwise", "first", "last"],
     "budget": 4.3,
-    "recovery": {"reach": 1.0, "pictures": "training", "steps": 2500},
+    "recovery": {"reach": 1.0, "pictures": "training", "steps": 3600, "whole": 3},
 }
 _LABELLED: dict[str, Any] = {**_TUNED, "recovery": {**_TUNED["recovery"], "labels": 0.05}}
 

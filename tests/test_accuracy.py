@@ -36,7 +36,7 @@ def test_map_drop(
     record: Record,
     run_folder: Path,
 ) -> None:
-    dataset = workbench.dataset(case.detector)
+    dataset = workbench.truth(case.detector)
     limits = workbench.thresholds.limits(case.name, case.scheme.id, case.scheme.precision)
     record(
         **describe_artifact(artifact, structure, run_folder),

@@ -67,7 +67,7 @@ def test_both_heads_say_the_same(workbench: Workbench, name: str, tmp_path: Path
     dataset = detector.load_data(workbench.store.data)
     compared = 0
     for image in dataset.images[:5]:
-        tensor, _ = preprocess(image.path, detector.size)
+        tensor, _ = preprocess(image.path, detector.input)
         by_raw = decode(raw.run(None, {"images": tensor})[0], contract)
         by_end2end = decode(end2end.run(None, {"images": tensor})[0], detector.contract())
         # Not the other way round: suppression takes near-duplicates out that the end-to-end head keeps.

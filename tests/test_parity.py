@@ -31,8 +31,8 @@ def test_brevitas_own_graph_has_parity_or_is_refused(
     network, calibration, path = layers.fused(detector), workbench.calibration("yolov10n"), tmp_path / "signed.onnx"
     settings = {"weight_bits": 8, "activation_bits": 8, "scales": "channel"}
     layers.quantize_convolutions(network, settings, set())
-    layers.calibrate(network, calibration.first(4).batches(detector.size), fresh=False)
-    layers.export(network, detector.size, path)
+    layers.calibrate(network, calibration.first(4).batches(detector.input), fresh=False)
+    layers.export(network, detector.input.size, path)
     options = runtime.deployed_options("w8a8")
     session, inputs = runtime.open_session(path, options), workbench.inputs("yolov10n")
     if FAULTY:

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lowbit.datasets import CalibrationSet
+from lowbit.imaging import InputSpec
 
 # Tools that quantize the torch module: their request names the detector, and they may learn from training pictures.
 TORCH_TOOLS = frozenset({"brevitas"})
@@ -36,7 +37,7 @@ class Job:
     settings: dict[str, Any]
     source: Path
     identity: dict[str, Any]
-    size: int
+    input: InputSpec
     calibration: CalibrationSet
     output: Path
     unfinished: Path
@@ -61,7 +62,7 @@ class CalibrationReader:
         """Read pictures ``start_index`` up to but not including ``end_index`` next."""
         paths = self._job.calibration.paths[start_index:end_index]
         self._stream: Iterator[NDArray[np.float32]] = CalibrationSet(self._job.calibration.source, paths).batches(
-            self._job.size
+            self._job.input
         )
         self._done = start_index
 
@@ -76,7 +77,7 @@ class CalibrationReader:
 
     def get_first(self) -> dict[str, NDArray[np.float32]]:
         """The first input, without moving on (ModelOpt probes shapes with it)."""
-        return {self._input: next(self._job.calibration.batches(self._job.size))}
+        return {self._input: next(self._job.calibration.batches(self._job.input))}
 
     def rewind(self) -> None:
         """Start again from the first picture."""

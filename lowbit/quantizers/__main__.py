@@ -15,6 +15,7 @@ from typing import Any
 from lowbit import files
 from lowbit.datasets import CalibrationSet
 from lowbit.errors import LowbitError
+from lowbit.imaging import InputSpec
 from lowbit.quantizers import Job, tool
 
 _PR_SET_PDEATHSIG = 1  # prctl(2)
@@ -32,7 +33,7 @@ def main() -> int:
         settings=request["settings"],
         source=Path(request["source"]),
         identity=request["identity"],
-        size=request["size"],
+        input=InputSpec.of_json(request["input"]),
         calibration=CalibrationSet(folder / "request.json", tuple(map(Path, request["calibration"]))),
         training=tuple(map(Path, request["training"])),
         training_labels=Path(request["training_labels"]) if request["training_labels"] else None,

@@ -23,7 +23,8 @@ import numpy as np
 
 from lowbit import detectors
 from lowbit.artifacts import MANIFEST
-from lowbit.datasets import load_coco
+from lowbit.datasets import load_data
+from lowbit.decode import HeadKind
 from lowbit.errors import BuildError
 from lowbit.quantizers import Job
 
@@ -43,27 +44,28 @@ def build(job: Job) -> dict[str, Any]:
     from lowbit.qat import layers
 
     settings = job.settings
-    teacher = layers.fused(detectors.find(settings["detector"], trust=settings["trust"]))
+    detector = detectors.rebuild(job.source, job.identity, HeadKind(settings["head"]), trust=settings["trust"])
+    teacher = layers.fused(detector)
     student = copy.deepcopy(teacher)
     info: dict[str, Any] = {}
     eight = layers.kept_at_eight(teacher, settings["eight"])
     if job.start is not None:
         eight = set(json.loads((job.start / MANIFEST).read_text(encoding="utf-8"))["eight_bit_convolutions"])
     elif "budget" in settings:
-        probes = list(job.calibration.first(_SENSITIVITY_PICTURES).batches(job.size))
+        probes = list(job.calibration.first(_SENSITIVITY_PICTURES).batches(job.input))
         eight = layers.within_budget(teacher, settings, eight, probes, job.progress)
     info["eight_bit_convolutions"] = sorted(eight)
     layers.quantize_convolutions(student, settings, eight)
     job.progress("calibrating")
     if job.start is not None:
         layers.load(student, job.start / RECOVERED)
-    ranges = job.calibration.first(_RANGE_PICTURES).batches(job.size)
+    ranges = job.calibration.first(_RANGE_PICTURES).batches(job.input)
     layers.calibrate(student, ranges, fresh=job.start is None)
     if "recovery" in settings:
         info["recovery"] = _recover(job, teacher, student)
         layers.save(student, job.output.parent / RECOVERED)
     job.progress("exporting")
-    layers.export(student, job.size, job.output)
+    layers.export(student, job.input.size, job.output)
     model = onnx.load(str(job.output))
     before = qcdq.count_pairs(model)
     model = qcdq.tidy(model)
@@ -72,7 +74,7 @@ def build(job: Job) -> dict[str, Any]:
     after = qcdq.count_pairs(model)
     if before != after:
         raise BuildError(f"cleaning the graph changed its Q/DQ nodes from {before} to {after}.")
-    probes = list(job.calibration.first(_PARITY_PICTURES).batches(job.size))
+    probes = list(job.calibration.first(_PARITY_PICTURES).batches(job.input))
     difference = layers.check_parity(student, model, probes, quantized_inputs=settings["activation_bits"] == 8)
     onnx.save(model, str(job.output))
     return {
@@ -93,7 +95,7 @@ def _recover(job: Job, teacher: Any, student: Any) -> dict[str, Any]:
             student=student,
             teacher=teacher,
             pictures=job.training if pictures == "training" else job.calibration.paths,
-            longest=job.size,
+            longest=job.input.size,
             plan=distillation.Plan(**recovery),
             scales=layers.is_scale,
             bound=layers.Reach(student, reach),
@@ -109,10 +111,10 @@ def _recover(job: Job, teacher: Any, student: Any) -> dict[str, Any]:
 
 
 def _labels(annotations: Path) -> dict[Path, Any]:
-    """The labelled objects of a COCO file, crowds left out, by picture."""
+    """The labelled objects of a data set, crowds left out, by picture."""
     from lowbit.qat.distillation import Labels
 
-    dataset = load_coco(annotations)
+    dataset = load_data(annotations)
     index = {category: number for number, category in enumerate(dataset.category_ids)}
     found: dict[int, list[dict[str, Any]]] = {}
     for entry in dataset.coco["annotations"]:

@@ -12,8 +12,9 @@ PACKAGES = ("torch", "ultralytics", "onnx")
 
 
 def build(job: Job) -> dict[str, Any]:
-    """Export ``settings["detector"]`` with the head ``settings["head"]``."""
-    detector = detectors.find(job.settings["detector"], trust=job.settings["trust"])
+    """Export the detector with the head ``settings["head"]``."""
+    settings = job.settings
+    detector = detectors.rebuild(job.source, job.identity, HeadKind(settings["head"]), trust=settings["trust"])
     job.progress("exporting")
-    detector.export(job.output, HeadKind(job.settings["head"]))
+    detector.export(job.output)
     return {}

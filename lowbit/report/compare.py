@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from lowbit import results
-from lowbit.datasets import Dataset, load_coco
+from lowbit.datasets import Dataset, load_data
 from lowbit.decode import Detections
 from lowbit.errors import InputError
 from lowbit.gate import points
@@ -117,7 +117,7 @@ def _dataset(entry: Entry, datasets: dict[str, Dataset | None]) -> Dataset | Non
     name = entry.dataset_file or ""
     if name not in datasets:
         try:
-            loaded = load_coco(Path(name)) if name else None
+            loaded = load_data(Path(name)) if name else None
         except InputError:
             loaded = None
         datasets[name] = loaded if loaded is not None and loaded.digest == entry.dataset_digest else None

@@ -18,6 +18,7 @@ import pytest
 
 from lowbit.artifacts import MANIFEST, MODEL, BuildRequest, Store
 from lowbit.errors import BuildError, InputError, LowbitError, StoreError
+from lowbit.imaging import InputSpec
 
 ROOT = Path(__file__).parents[2]
 FAULTS = {
@@ -42,7 +43,9 @@ def store(tmp_path: Path) -> Store:
 
 def request_for(tmp_path: Path, what: str = "good", **changes: Any) -> BuildRequest:
     settings = {"what": what, "count": str(tmp_path / "count")}
-    request = BuildRequest("tests.unit.fake_tool", "toy", settings, tmp_path, {"sha256": "0"}, 64, packages=("numpy",))
+    request = BuildRequest(
+        "tests.unit.fake_tool", "toy", settings, tmp_path, {"sha256": "0"}, InputSpec(64), packages=("numpy",)
+    )
     return dataclasses.replace(request, **changes)
 
 
@@ -74,7 +77,7 @@ def test_builds_once_with_a_manifest(store: Store, tmp_path: Path) -> None:
         {"settings": {"what": "good", "count": "elsewhere"}},
         {"identity": {"sha256": "1"}},
         {"calibration_digest": "other pictures"},
-        {"size": 128},
+        {"input": InputSpec(128)},
         {"scheme": "other"},
         {"packages": ("numpy", "onnx")},
     ],

@@ -11,6 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -19,11 +20,15 @@ from lowbit.datasets import (
     Dataset,
     check_classes,
     check_leak,
+    labelled_by,
     load_calibration,
     load_coco,
+    load_data,
+    load_unlabelled,
 )
 from lowbit.decode import Detections
 from lowbit.errors import InputError
+from lowbit.imaging import InputSpec
 from lowbit.metrics import evaluate
 
 Json = dict[str, Any]
@@ -237,6 +242,109 @@ def test_unreadable_file_is_refused_by_name(tmp_path: Path, kind: str) -> None:
         load_coco(path)
 
 
+def write_yolo(folder: Path, **change: Any) -> Path:
+    """Ultralytics' layout: two labelled pictures and one without objects; a box and a polygon."""
+    for number, labels in enumerate(("1 0.5 0.5 0.25 0.5\n", "0 0.1 0.2 0.5 0.2 0.5 0.6\n\n", None)):
+        picture(folder / "images" / "val" / f"{number}.png", number)
+        if labels:
+            (folder / "labels" / "val").mkdir(parents=True, exist_ok=True)
+            (folder / "labels" / "val" / f"{number}.txt").write_text(labels)
+    data = {"path": ".", "train": "images/train", "val": "images/val", "names": {0: "cat", 1: "dog"}, **change}
+    path = folder / "data.yaml"
+    path.write_text(yaml.safe_dump({key: value for key, value in data.items() if value is not None}))
+    return path
+
+
+def test_yolo_labels(tmp_path: Path) -> None:
+    data = load_data(write_yolo(tmp_path))
+    assert [image.path.name for image in data.images] == ["0.png", "1.png", "2.png"]
+    assert (data.category_ids, data.category_names) == ((0, 1), ("cat", "dog"))
+    boxes = {entry["image_id"]: (entry["category_id"], entry["bbox"]) for entry in data.coco["annotations"]}
+    assert boxes[1] == (1, pytest.approx([36, 24, 24, 48]))
+    assert boxes[2] == (0, pytest.approx([9.6, 19.2, 38.4, 38.4]))
+    found = {
+        image.id: Detections(
+            np.array(
+                [[x, y, x + w, y + h] for owner, (_, (x, y, w, h)) in boxes.items() if owner == image.id], np.float32
+            ).reshape(-1, 4),
+            np.ones(int(image.id in boxes), np.float32),
+            np.array([label for owner, (label, _) in boxes.items() if owner == image.id], np.int64),
+        )
+        for image in data.images
+    }
+    result = evaluate(data, found)
+    assert (result.map, result.per_class) == (pytest.approx(1), pytest.approx({"cat": 1, "dog": 1}))
+
+
+def test_the_digest_of_yolo_labels_follows_them(tmp_path: Path) -> None:
+    path = write_yolo(tmp_path)
+    before = load_data(path).digest
+    assert load_data(path).digest == before
+    (tmp_path / "labels" / "val" / "0.txt").write_text("0 0.5 0.5 0.25 0.5\n")
+    assert load_data(path).digest != before
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"val": None}, r"data\.yaml: has no 'val'"),
+        ({"names": None}, r"data\.yaml: has no 'val' or no 'names'"),
+        ({"names": {0: "cat", 2: "dog"}}, r"data\.yaml: 'names' has the indices \[0, 2\]"),
+        ({"names": {"a": "cat"}}, r"data\.yaml: 'names' has the index 'a'"),
+        ({"names": ["cat"]}, r"0\.txt: line 1, '1 0.5 0.5 0.25 0.5', is no class below 1"),
+        ({"val": "images/test"}, r"images/test: is neither a folder nor a list"),
+    ],
+)
+def test_bad_yolo_data_sets(tmp_path: Path, change: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        load_data(write_yolo(tmp_path, **change))
+
+
+@pytest.mark.parametrize(
+    "line", ["1 0.5 0.5 0.25", "1.5 0.5 0.5 0.1 0.1", "0 2 0.5 0.1 0.1", "a b c d e", "0 1 nan 1 1"]
+)
+def test_bad_yolo_labels(tmp_path: Path, line: str) -> None:
+    path = write_yolo(tmp_path)
+    (tmp_path / "labels" / "val" / "1.txt").write_text(f"0 0.5 0.5 0.1 0.1\n{line}\n")
+    with pytest.raises(InputError, match=r"1\.txt: line 2"):
+        load_data(path)
+
+
+def test_pictures_without_labels(tmp_path: Path) -> None:
+    write_yolo(tmp_path)
+    with pytest.raises(InputError, match=r"has no labels.*--labels none"):
+        load_data(tmp_path / "images")
+    data = load_unlabelled(tmp_path / "images", 2)
+    assert (len(data.images), data.labelled, data.category_names) == (3, False, ("class 0", "class 1"))
+    assert load_unlabelled(tmp_path / "data.yaml", 2).category_names == ("cat", "dog")
+    box = np.array([[1, 2, 11, 22], [5, 5, 9, 9]], np.float32)
+    seen = Detections(box, np.array([0.9, 0.1], np.float32), np.array([1, 0]))
+    nothing = Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
+    truth = labelled_by(data, {1: seen, 2: nothing, 3: nothing}, 0.25, tmp_path / "store")
+    (entry,) = truth.coco["annotations"]
+    assert (entry["category_id"], entry["bbox"]) == (1, [1, 2, 10, 20])
+    assert "agreement" in truth.name and truth.labelled
+    assert evaluate(truth, {1: seen, 2: nothing, 3: nothing}).map == pytest.approx(1)
+    # What the truth was made of can be read again, for comparing runs.
+    assert load_data(truth.annotations).digest == truth.digest
+    with pytest.raises(InputError, match=r"confident .* of nothing on its 3 pictures"):
+        labelled_by(data, {1: nothing, 2: nothing, 3: nothing}, 0.25, tmp_path / "store")
+
+
+def test_class_maps(tmp_path: Path) -> None:
+    data = load_coco(write(tmp_path, good())).with_classes((90, -1, 13))
+    assert (data.category_ids, data.category_names) == ((90, -1, 13), ("toothbrush", "not in the data", "stop sign"))
+    check_classes(data, 3, "toy")
+    box = np.array([[0, 0, 10, 20]] * 2, np.float32)
+    seen = Detections(box, np.array([0.9, 0.8], np.float32), np.array([1, 2]))
+    nothing = Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
+    result = evaluate(data, {4: seen, 9: nothing})
+    assert result.per_class == {"stop sign": pytest.approx(1)}  # what is not in the data counts neither way
+    for bad in ((90, 14), (90, 90), (-1, -1)):
+        with pytest.raises(InputError, match=r"instances_mine\.json: 'classes'"):
+            load_coco(tmp_path / "instances_mine.json").with_classes(bad)
+
+
 def test_class_count(tmp_path: Path) -> None:
     data = load_coco(write(tmp_path, good()))
     check_classes(data, 2, "toy")
@@ -328,7 +436,7 @@ def test_calibration_line_too_long(tmp_path: Path) -> None:
 @pytest.mark.parametrize("size", [32, 64])
 def test_batches(tmp_path: Path, size: int) -> None:
     names = [picture(tmp_path / f"{n}.png", n).name for n in range(3)]
-    batches = list(calibration_of(tmp_path, names).batches(size))
+    batches = list(calibration_of(tmp_path, names).batches(InputSpec(size)))
     assert [(b.shape, b.dtype) for b in batches] == [((1, 3, size, size), np.float32)] * 3
     assert all(0 <= b.min() < b.max() <= 1 for b in batches)
     assert not np.array_equal(batches[0], batches[1])
@@ -336,7 +444,7 @@ def test_batches(tmp_path: Path, size: int) -> None:
 
 def test_batches_are_streamed(tmp_path: Path) -> None:
     names = [picture(tmp_path / f"{n}.png", n).name for n in range(3)]
-    batches = calibration_of(tmp_path, names).batches(32)
+    batches = calibration_of(tmp_path, names).batches(InputSpec(32))
     (tmp_path / "1.png").unlink()
     assert next(batches).shape == (1, 3, 32, 32)
     with pytest.raises(InputError, match=r"1\.png"):

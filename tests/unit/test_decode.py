@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -48,6 +49,25 @@ def test_decoded_heads_hold_centres_and_scores() -> None:
     found = decode(output, DECODED)
     assert found.boxes.tolist() == [[25, 16, 35, 24]]
     assert (found.scores.tolist(), found.classes.tolist()) == ([pytest.approx(0.7)], [2])
+
+
+def test_heads_with_anchors_first_are_the_same_head() -> None:
+    rng = np.random.default_rng(3)
+    output = rng.random(DECODED.output_shape, np.float32)
+    turned = replace(DECODED, transposed=True)
+    assert turned.output_shape == (1, 84, 7)
+    mine, other = decode(output, DECODED), decode(np.ascontiguousarray(output.transpose(0, 2, 1)), turned)
+    assert np.array_equal(mine.boxes, other.boxes) and np.array_equal(mine.scores, other.scores)
+
+
+def test_objectness_weighs_class_scores() -> None:
+    contract = HeadContract(HeadKind.OBJECTNESS, 64, 3, transposed=True)
+    assert contract.output_shape == (1, 252, 8)  # three anchors a cell
+    output = np.zeros(contract.output_shape, np.float32)
+    output[0, 100] = (30, 20, 10, 8, 0.5, 0, 0.8, 0)
+    found = decode(output, contract)
+    assert found.boxes.tolist() == [[25, 16, 35, 24]]
+    assert (found.scores.tolist(), found.classes.tolist()) == ([pytest.approx(0.4)], [1])
 
 
 def test_end_to_end_heads_are_read_best_first() -> None:

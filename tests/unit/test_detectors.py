@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from lowbit import files
 from lowbit.datasets import load_coco
-from lowbit.decode import HeadKind
+from lowbit.decode import HeadContract, HeadKind
 from lowbit.detectors import (
     ASSETS_VARIABLE,
     REGISTRY,
@@ -25,6 +25,7 @@ from lowbit.detectors import (
     load_state,
 )
 from lowbit.errors import InputError, UnavailableError
+from lowbit.imaging import InputSpec
 from tests.unit.toys import make_detector
 
 
@@ -157,7 +158,7 @@ def test_a_pickle_named_safetensors_is_not_unpickled(tmp_path: Path) -> None:
     assert not marker.exists()
 
 
-@pytest.mark.parametrize("name", ["", "yolov11n", "YOLOV10N", "model.pt", "some/folder"])
+@pytest.mark.parametrize("name", ["", "yolov11n", "YOLOV10N", "model.pth", "some/folder"])
 def test_unknown_detector(name: str) -> None:
     with pytest.raises(InputError, match="there is no detector") as caught:
         find(name)
@@ -198,7 +199,7 @@ def test_assets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     detector = find("yolov10n", trust=True)
     assert detector.source.name == "yolov10n.safetensors"  # which can't run code
     assert (detector.trust, find("yolov10n").trust) == (True, False)
-    assert (detector.size, detector.class_count) == (640, 80)
+    assert (detector.input.size, detector.head.classes) == (640, 80)
     assert detector.contract(HeadKind.RAW).output_shape == (1, 144, 8400)
     with pytest.raises(InputError, match=r"instances_val204\.json: no such annotation file"):
         detector.load_data(tmp_path)
@@ -207,7 +208,7 @@ def test_assets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_onnx_file(tmp_path: Path) -> None:
     path = make_detector(tmp_path / "toy.onnx")
     detector = find(str(path))
-    assert (detector.name, detector.size, detector.class_count) == ("toy", 64, 2)
+    assert (detector.name, detector.input.size, detector.head.classes) == ("toy", 64, 2)
     assert (detector.source, detector.weights) == (path, None)
     for head in HeadKind:  # it has the one head that it has
         contract = detector.contract(head)
@@ -236,7 +237,8 @@ def test_bad_onnx_file(tmp_path: Path, content: bytes | None) -> None:
 
 
 def detector_of(weights: Path) -> Detector:
-    return Detector("mine", 320, "yolov10n.yaml", weights, None, load_coco, load_coco, load_coco, 10)  # type: ignore[arg-type]
+    head = HeadContract(HeadKind.END2END, 320, 10)
+    return Detector("mine", InputSpec(320), head, "yolov10n.yaml", weights, None, load_coco, load_coco, load_coco)  # type: ignore[arg-type]
 
 
 def test_checkpoint_that_does_not_fit(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
@@ -280,6 +281,78 @@ def test_contract_of_decoded(rows: int, classes: int) -> None:
 
 
 @pytest.mark.parametrize(
+    ("shape", "kind", "classes"),
+    [
+        ((1, 84, 66), HeadKind.RAW, 2),  # anchors first
+        ((1, 252, 6), HeadKind.OBJECTNESS, 1),  # not an end-to-end head with 252 detections
+        ((1, 252, 85), HeadKind.OBJECTNESS, 80),
+    ],
+)
+def test_contract_of_heads_with_anchors_first(shape: tuple[int, ...], kind: HeadKind, classes: int) -> None:
+    model = make_model([node("Relu", ["images"], "output0", "r")], [], shape_out=shape)
+    contract = graph.contract_of(Path("m.onnx"), model)
+    assert (contract.kind, contract.classes, contract.transposed) == (kind, classes, True)
+    assert contract.output_shape == shape
+
+
+def test_declared_heads_are_believed_where_the_shape_leaves_it_open() -> None:
+    model = make_model([node("Relu", ["images"], "output0", "r")], [], shape_out=(1, 84, 84))
+    assert graph.contract_of(Path("m.onnx"), model).classes == 20
+    assert graph.contract_of(Path("m.onnx"), model, HeadKind.DECODED).classes == 80
+    with pytest.raises(InputError, match=r"m\.onnx: output .* is no objectness head of"):
+        graph.contract_of(Path("m.onnx"), model, HeadKind.OBJECTNESS)
+    p6 = make_model([node("Relu", ["images"], "output0", "r")], [], shape_out=(1, 86, 85))
+    with pytest.raises(InputError, match="declare its strides"):
+        graph.contract_of(Path("m.onnx"), p6, HeadKind.DECODED)
+    contract = graph.contract_of(Path("m.onnx"), p6, HeadKind.DECODED, (8, 16, 32, 64))
+    assert (contract.classes, contract.anchors) == (82, 85)
+
+
+def dynamic(tmp_path: Path, dims: tuple[int | str, ...]) -> onnx.ModelProto:
+    """The toy detector with an input of dynamic dimensions and an output that says nothing of its shape."""
+    model = toy(tmp_path)
+    for dim, value in zip(model.graph.input[0].type.tensor_type.shape.dim, dims, strict=True):
+        dim.Clear()
+        if isinstance(value, int):
+            dim.dim_value = value
+        else:
+            dim.dim_param = value
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    return model
+
+
+@pytest.mark.parametrize(
+    ("dims", "size"), [(("batch", 3, 64, 64), None), (("n", 3, "h", "w"), 64), ((1, 3, "h", "w"), 64)]
+)
+def test_dynamic_inputs_are_fixed(tmp_path: Path, dims: tuple[int | str, ...], size: int | None) -> None:
+    original = dynamic(tmp_path, dims)
+    model = graph.fixed(Path("m.onnx"), original, size)
+    contract = graph.contract_of(Path("m.onnx"), model)
+    assert (contract.kind, contract.size, contract.classes) == (HeadKind.RAW, 64, 2)
+    picture = np.random.default_rng(0).random((1, 3, 64, 64), np.float32)
+    outputs = [
+        onnxruntime.InferenceSession(m.SerializeToString(), providers=["CPUExecutionProvider"]).run(
+            None, {"images": picture}
+        )[0]
+        for m in (original, model)
+    ]
+    assert np.abs(outputs[0] - outputs[1]).max() < 1e-4
+
+
+def test_a_fixed_input_is_left_alone(tmp_path: Path) -> None:
+    model = toy(tmp_path)
+    assert graph.fixed(Path("m.onnx"), model) is model
+    assert graph.fixed(Path("m.onnx"), model, 64) is model
+
+
+def test_sizes_that_do_not_fit_the_file(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"m\.onnx: its input has dynamic sides.*--image-size 640"):
+        graph.fixed(Path("m.onnx"), dynamic(tmp_path, ("n", 3, "h", "w")))
+    with pytest.raises(InputError, match=r"m\.onnx: .* 96 was asked for"):
+        graph.fixed(Path("m.onnx"), toy(tmp_path), 96)
+
+
+@pytest.mark.parametrize(
     "shape", [("batch", 3, 64, 64), (1, 3, "h", "w"), (1, 1, 64, 64), (2, 3, 64, 64), (1, 3, 64, 96), (1, 3, 64)]
 )
 def test_input_that_does_not_fit(shape: tuple[int | str, ...]) -> None:
@@ -295,7 +368,7 @@ def test_size_out_of_range(size: int) -> None:
         graph.contract_of(Path("m.onnx"), model)
 
 
-@pytest.mark.parametrize("shape", [(1, 66, 85), (1, 84, 66), (1, 4, 84), (1, 66), (1, 300, 7), ("n", "m", "k")])
+@pytest.mark.parametrize("shape", [(1, 66, 85), (1, 4, 84), (1, 252, 5), (1, 66), (1, 300, 7), ("n", "m", "k")])
 def test_output_that_does_not_fit(shape: tuple[int | str, ...]) -> None:
     model = make_model([node("Relu", ["images"], "output0", "r")], [], shape_out=shape)
     with pytest.raises(InputError, match=r"m\.onnx: output .* is none of"):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -11,7 +14,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lowbit.errors import InputError
-from lowbit.imaging import PAD_VALUE, Letterbox, fingerprint, letterbox, preprocess, read_image, to_tensor
+from lowbit.imaging import (
+    PAD_VALUE,
+    InputSpec,
+    Letterbox,
+    fingerprint,
+    letterbox,
+    picture_size,
+    preprocess,
+    read_image,
+    to_tensor,
+)
 
 sides = st.integers(1, 3000)
 
@@ -65,16 +78,49 @@ def test_the_tensor_is_rgb_in_unit_range() -> None:
     square = np.zeros((32, 32, 3), np.uint8)
     square[..., 2] = 255  # red, in OpenCV's order
     square[0, 0] = (51, 0, 0)
-    tensor = to_tensor(square)
+    tensor = to_tensor(square, InputSpec(len(square)))
     assert (tensor.shape, tensor.dtype) == ((1, 3, 32, 32), np.float32)
     assert tensor.flags["C_CONTIGUOUS"]
     assert tensor[0, :, 5, 5].tolist() == [1, 0, 0]
     assert tensor[0, :, 0, 0] == pytest.approx([0, 0, 0.2])
 
 
+def test_declared_colours_and_scaling() -> None:
+    square = np.zeros((32, 32, 3), np.uint8)
+    square[:] = (10, 20, 30)  # blue, green, red
+    plain = to_tensor(square, InputSpec(32, colors="bgr", std=(1.0, 1.0, 1.0)))
+    assert plain[0, :, 3, 3].tolist() == [10, 20, 30]
+    normal = to_tensor(square, InputSpec(32, mean=(30.0, 10.0, 0.0), std=(10.0, 5.0, 2.0)))
+    assert normal[0, :, 3, 3] == pytest.approx([0, 2, 5])
+    assert normal.dtype == np.float32
+
+
+def test_every_spec_has_a_name_of_its_own() -> None:
+    specs = [InputSpec(64), InputSpec(64, colors="bgr"), InputSpec(64, std=(1.0,) * 3), InputSpec(64, mean=(1.0,) * 3)]
+    assert len({spec.preprocessing for spec in specs}) == 4
+    # Artifacts that were built under this name stay valid.
+    assert specs[0].preprocessing == "letterbox-114-bilinear-rgb-unit/1"
+    assert [InputSpec.of_json(json.loads(json.dumps(asdict(spec)))) for spec in specs] == specs
+
+
+@pytest.mark.parametrize(
+    "bad", [{"colors": "grb"}, {"mean": (0.0, 0.0)}, {"std": (1.0, 0.0, 1.0)}, {"std": (1.0, float("nan"), 1.0)}]
+)
+def test_input_specs_that_make_no_sense(bad: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=next(iter(bad))):
+        InputSpec(64, **bad)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp"])
+def test_picture_size(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    cv2.imwrite(str(path), picture(90, 60))
+    assert picture_size(path) == (90, 60)
+
+
 def test_a_file_becomes_the_network_s_input(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "a.png"), picture(90, 60))
-    tensor, place = preprocess(tmp_path / "a.png", 64)
+    tensor, place = preprocess(tmp_path / "a.png", InputSpec(64))
     assert tensor.shape == (1, 3, 64, 64)
     assert (place.width, place.height) == (90, 60)
 

@@ -13,7 +13,7 @@ from onnx import numpy_helper
 from lowbit import graph, proof, runtime
 from lowbit.decode import Detections
 from lowbit.errors import LowbitError
-from lowbit.imaging import preprocess
+from lowbit.imaging import InputSpec, preprocess
 from lowbit.quantizers import Job, ort
 from tests.unit import toys
 
@@ -27,7 +27,7 @@ def detector(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> list[NDArray[np.float32]]:
     folder = tmp_path_factory.mktemp("pictures")
     toys.make_pictures(folder, 3, seed=1)
-    return [preprocess(path, toys.SIZE)[0] for path in sorted(folder.iterdir())]
+    return [preprocess(path, InputSpec(toys.SIZE))[0] for path in sorted(folder.iterdir())]
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,11 @@ def quantized(detector: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     calibration = load_calibration(toys.make_calibration(folder))
     output = folder / "model.onnx"
     settings = {"calibration_method": "minmax"}
-    ort.build(Job("int8-ort-minmax", settings, detector, {}, toys.SIZE, calibration, output, folder, lambda _: None))
+    ort.build(
+        Job(
+            "int8-ort-minmax", settings, detector, {}, InputSpec(toys.SIZE), calibration, output, folder, lambda _: None
+        )
+    )
     return output
 
 

@@ -184,3 +184,80 @@ def test_bad_input_is_refused_at_once(toy: Toy, tmp_path: Path) -> None:
         assert done.returncode == 4, (said, done.stdout + done.stderr)
         assert said in done.stderr
     assert not (tmp_path / "store" / "artifacts").exists()
+
+
+def elsewhere(toy: Toy, folder: Path, toml: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Another project gates its own detector: a ``lowbit.toml`` and lowbit's tests by their package."""
+    folder.mkdir()
+    for name in ("toy.onnx", "val", "calibration"):
+        (folder / name).symlink_to(toy.folder / name)
+    (folder / "lowbit.toml").write_text(toml)
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--pyargs", "lowbit_suite.test_accuracy"]
+    return subprocess.run([*command, *arguments], cwd=folder, capture_output=True, text=True, timeout=300, check=False)
+
+
+DECLARED = """
+[detectors.mine]
+model = "toy.onnx"
+dataset = "val/instances_toy.json"
+calibration = "calibration/calibration.txt"
+
+[gate]
+schemes = ["int8-ort-minmax"]
+"""
+
+
+def test_another_project_gates_its_own_detector(toy: Toy, tmp_path: Path) -> None:
+    done = elsewhere(toy, tmp_path / "project", DECLARED)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = results.read(tmp_path / "project" / "runs" / "latest" / "results.json")
+    measured = {(e.detector, e.scheme): e.map for e in found.entries if e.provider == "cpu"}
+    assert measured == {("mine", "fp32"): 1.0, ("mine", "int8-ort-minmax"): 1.0}
+
+
+def test_a_declaration_that_makes_no_sense_is_a_usage_error(toy: Toy, tmp_path: Path) -> None:
+    done = elsewhere(toy, tmp_path / "project", DECLARED.replace("model", "modell"))
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "lowbit.toml: detectors.mine.model: Field required" in done.stderr
+
+
+def test_wrong_colours_are_seen(toy: Toy, tmp_path: Path) -> None:
+    """The toy detector tells red from blue: shown in the wrong order it takes each for the other."""
+    done = elsewhere(
+        toy,
+        tmp_path / "project",
+        DECLARED.replace("[gate]", 'colors = "bgr"\n[gate]'),
+        "-k",
+        "fp32 and not cuda and not trt",
+    )
+    assert done.returncode == 1
+    assert "sees next to nothing" in done.stdout
+
+
+def test_agreement_where_nobody_labelled(toy: Toy, tmp_path: Path) -> None:
+    toml = DECLARED.replace("val/instances_toy.json", "val").replace("[gate]", 'labels = "none"\n[gate]')
+    done = elsewhere(toy, tmp_path / "project", toml)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = results.read(tmp_path / "project" / "runs" / "latest" / "results.json")
+    entries = [entry for entry in found.entries if entry.provider == "cpu"]
+    assert [entry.map for entry in entries] == [1.0, 1.0]
+    assert {entry.dataset for entry in entries} == {"val (agreement with FP32)"}
+    # What was agreed on is a data set that can be read again.
+    assert len(json.loads(Path(entries[0].dataset_file or "").read_text())["annotations"]) > 6
+
+
+def test_the_plugin_leaves_other_projects_alone(tmp_path: Path) -> None:
+    (tmp_path / "test_theirs.py").write_text("def test_theirs():\n    pass\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "lowbit" not in done.stdout.replace("plugins: ", "").split("collected")[1]
+    assert [path.name for path in tmp_path.iterdir() if path.name not in ("test_theirs.py", "__pycache__")] in (
+        [],
+        [".benchmarks"],
+    )

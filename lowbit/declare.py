@@ -1,0 +1,99 @@
+"""``lowbit.toml``: a project's own detectors and how they are gated, declared once instead of typed as options.
+
+.. code-block:: toml
+
+    [detectors.mine]
+    model = "exports/mine.onnx"       # or an Ultralytics checkpoint, .pt or .safetensors
+    dataset = "data/instances.json"   # COCO annotations, or Ultralytics' data.yaml
+    calibration = "data/calibration.txt"
+
+    [gate]
+    schemes = ["int8-ort-entropy", "int8-modelopt-entropy-headfp"]
+
+Paths are relative to the file.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo
+
+from lowbit.decode import HeadKind
+from lowbit.errors import InputError
+
+NAME = "lowbit.toml"
+
+
+def _relative(path: Path, info: ValidationInfo) -> Path:
+    return ((info.context or {}).get("folder", Path()) / path).resolve()
+
+
+_Path = Annotated[Path, AfterValidator(_relative)]
+Labels = Literal["dataset", "none"]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Declared(_Table):
+    """One detector.
+
+    ``architecture``: Ultralytics' YAML, for a ``.safetensors`` checkpoint. ``labels``: ``none`` scores agreement with
+    the float detector's confident boxes, for pictures that nobody labelled. ``size``: side of the input in pixels, where
+    the file leaves it open. ``colors``, ``mean``, ``std``: as :class:`lowbit.imaging.InputSpec` says. ``head``: its kind,
+    where the output's shape leaves it open. ``strides``: of its levels. ``classes``: the data set's category id of every
+    class index, -1 for a class that the data set does not have; by default the categories in the order of their ids.
+    """
+
+    model: _Path
+    architecture: str | None = None
+    dataset: _Path | None = None
+    calibration: _Path | None = None
+    training: _Path | None = None
+    labels: Labels = "dataset"
+    size: int | None = Field(None, ge=32, le=4096)
+    colors: Literal["rgb", "bgr"] = "rgb"
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (255.0, 255.0, 255.0)
+    head: HeadKind | None = None
+    strides: tuple[int, ...] = (8, 16, 32)
+    classes: tuple[int, ...] | None = None
+
+
+class Gate(_Table):
+    """How detectors are gated; every entry is the default of the option of the same name."""
+
+    schemes: tuple[str, ...] | None = None
+    thresholds: _Path | None = None
+    expected_failures: _Path | None = None
+    inconclusive: Literal["pass", "fail", "warn"] | None = None
+
+
+class Project(_Table):
+    """A whole file."""
+
+    detectors: dict[str, Declared] = {}
+    gate: Gate = Gate()
+
+
+def load(folder: Path) -> Project:
+    """Read ``lowbit.toml`` in a folder; an empty project where there is none. Raises :class:`InputError`."""
+    path = folder / NAME
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return Project()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read as text ({error}).") from error
+    try:
+        return Project.model_validate(tomllib.loads(text), context={"folder": folder})
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{path}: is not TOML ({error}).") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise InputError(f"{path}: {where}: {first['msg']} (given: {str(first['input'])[:80]}).") from error

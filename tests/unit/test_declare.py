@@ -1,0 +1,87 @@
+"""``lowbit.toml``: what is declared is what is used, and what makes no sense is refused with the file and the key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lowbit import declare
+from lowbit.decode import HeadKind
+from lowbit.detectors import find
+from lowbit.errors import InputError
+from tests.unit import toys
+
+GOOD = """
+[detectors.mine]
+model = "toy.onnx"
+dataset = "val/instances_toy.json"
+calibration = "calibration/calibration.txt"
+colors = "bgr"
+mean = [1, 2, 3]
+std = [4, 5, 6]
+
+[gate]
+schemes = ["int8-ort-minmax"]
+inconclusive = "fail"
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    (folder / declare.NAME).write_text(text)
+    return folder
+
+
+def test_no_file_declares_nothing(tmp_path: Path) -> None:
+    assert declare.load(tmp_path) == declare.Project()
+
+
+def test_a_declared_detector_has_its_own_data_and_input(tmp_path: Path) -> None:
+    toys.make_detector(tmp_path / "toy.onnx")
+    toys.make_dataset(tmp_path / "val")
+    toys.make_calibration(tmp_path / "calibration")
+    project = declare.load(write(tmp_path, GOOD))
+    assert (project.gate.schemes, project.gate.inconclusive) == (("int8-ort-minmax",), "fail")
+    detector = find("mine", declared=project.detectors)
+    assert (detector.name, detector.source) == ("mine", tmp_path / "toy.onnx")
+    assert (detector.input.colors, detector.input.mean, detector.input.std) == ("bgr", (1, 2, 3), (4, 5, 6))
+    assert len(detector.load_data(tmp_path).images) == 6
+    assert len(detector.load_calibration(tmp_path).paths) == 4
+    with pytest.raises(InputError, match="--training"):
+        detector.load_training(tmp_path)
+
+
+def test_a_declared_name_goes_before_a_registered_one(tmp_path: Path) -> None:
+    toys.make_detector(tmp_path / "toy.onnx")
+    project = declare.load(write(tmp_path, '[detectors.yolov10n]\nmodel = "toy.onnx"\n'))
+    assert find("yolov10n", declared=project.detectors).head.kind is HeadKind.RAW
+
+
+def test_unknown_names_list_the_declared_ones(tmp_path: Path) -> None:
+    project = declare.load(write(tmp_path, '[detectors.mine]\nmodel = "toy.onnx"\n'))
+    with pytest.raises(InputError, match=r"shapes10n.*mine"):
+        find("yours", declared=project.detectors)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[detectors.mine", "is not TOML"),
+        ("[detectors.mine]\ncolors = 'bgr'", r"detectors\.mine\.model: Field required"),
+        ("[detectors.mine]\nmodel = 'a.onnx'\ncolour = 'bgr'", r"detectors\.mine\.colour: Extra inputs"),
+        ("[detectors.mine]\nmodel = 'a.onnx'\ncolors = 'grb'", r"detectors\.mine\.colors: .*'rgb' or 'bgr'.*grb"),
+        ("[detectors.mine]\nmodel = 'a.onnx'\nsize = 8", r"detectors\.mine\.size: .*32.*given: 8"),
+        ("[detectors.mine]\nmodel = 'a.onnx'\nhead = 'yolo'", r"detectors\.mine\.head: .*decoded"),
+        ("[gate]\nlabels = 'none'", r"gate\.labels: Extra inputs"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(InputError, match=rf"lowbit\.toml: {said}|lowbit\.toml: .*{said}"):
+        declare.load(write(tmp_path, text))
+
+
+def test_checkpoints_have_ultralytics_input(tmp_path: Path) -> None:
+    (tmp_path / "mine.pt").touch()
+    project = declare.load(write(tmp_path, '[detectors.mine]\nmodel = "mine.pt"\ncolors = "bgr"\n'))
+    with pytest.raises(InputError, match=r"mine\.pt: .*RGB in \[0, 1\]"):
+        find("mine", declared=project.detectors)
