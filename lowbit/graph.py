@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lowbit.decode import HeadContract, HeadKind
 from lowbit.errors import InputError, UnavailableError
@@ -207,6 +208,17 @@ def _is_dfl(node: onnx.NodeProto, weights: dict[str, onnx.TensorProto]) -> bool:
     if len(bins) < 2 or bins[-1] <= 0:
         return False
     return bool(np.allclose(bins * (len(bins) - 1) / bins[-1], np.arange(len(bins)), rtol=0, atol=0.5))
+
+
+def dfl_bins(model: onnx.ModelProto) -> NDArray[np.float32] | None:
+    """The values of the distribution focal loss' bins, float32 [n], as a float graph stores them; None without one."""
+    from onnx import numpy_helper
+
+    weights = _stored_weights(model)
+    for node in model.graph.node:
+        if node.op_type == "Conv" and _is_dfl(node, weights):
+            return numpy_helper.to_array(weights[node.input[1]]).ravel().astype(np.float32)
+    return None
 
 
 def _last_convs(model: onnx.ModelProto) -> list[onnx.NodeProto]:
@@ -423,23 +435,37 @@ def _weight(
     )
 
 
+def shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor that has a known one, 0 for a dimension that can't be told.
+
+    By ONNX Runtime's symbolic inference: ONNX's own loses everything behind a Slice whose ends are computed, as
+    PyTorch's tracer writes ``chunk``.
+    """
+    import onnx
+    from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
+
+    try:
+        inferred = SymbolicShapeInference.infer_shapes(model, auto_merge=True).graph
+    except Exception:  # it raises plain ones for ops that it does not know
+        inferred = onnx.shape_inference.infer_shapes(model).graph
+    found = {t.name: tuple(t.dims) for t in model.graph.initializer}
+    for value in (*inferred.value_info, *inferred.input, *inferred.output):
+        found[value.name] = tuple(d.dim_value for d in value.type.tensor_type.shape.dim)
+    return found
+
+
 def macs(model: onnx.ModelProto) -> dict[str, int]:
     """Multiply-accumulates of every convolution and matrix product, under the node's name and under its output's.
 
     Of a convolution: its weight's elements times its output's positions; of a product: its output's elements times the
     inner size. Nodes whose shapes can't be inferred are left out.
     """
-    import onnx
-
-    inferred = onnx.shape_inference.infer_shapes(model).graph
-    shapes = {t.name: tuple(t.dims) for t in inferred.initializer}
-    for value in (*inferred.value_info, *inferred.input, *inferred.output):
-        shapes[value.name] = tuple(d.dim_value for d in value.type.tensor_type.shape.dim)
+    sizes = shapes(model)
     found: dict[str, int] = {}
-    for node in inferred.node:
+    for node in model.graph.node:
         if node.op_type not in WEIGHTED_OPS:
             continue
-        output, second = shapes.get(node.output[0]), shapes.get(node.input[1])
+        output, second = sizes.get(node.output[0]), sizes.get(node.input[1])
         if not output or not second or 0 in output or 0 in second:
             continue
         if node.op_type == "MatMul":

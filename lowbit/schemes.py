@@ -16,7 +16,7 @@ from typing import Any
 from lowbit.errors import InputError
 
 _GRAMMAR = re.compile(
-    r"(?:fp32|fp16|int8|fp8|w\d+a\d+|mixed)(?:-(?:modelopt|ort|brevitas|inc|nncf)(?:-[a-z0-9.]+)*)?", re.ASCII
+    r"(?:fp32|fp16|int8|fp8|w\d+a\d+|mixed)(?:-(?:lean|modelopt|ort|brevitas|inc|nncf)(?:-[a-z0-9.]+)*)?", re.ASCII
 )
 
 
@@ -97,6 +97,7 @@ def _inputs_of(start: str, settings: dict[str, Any]) -> dict[str, Any]:
 
 CATALOGUE = _catalogue(
     Scheme("fp32", "fp32", "export", "the detector's own float export: the reference of every comparison"),
+    Scheme("fp32-lean", "fp32", "lean", "the float export, decoding only the boxes of anchors that survive"),
     Scheme(
         "int8-modelopt-max",
         "int8",
@@ -123,14 +124,14 @@ CATALOGUE = _catalogue(
         "int8",
         "ort",
         "ONNX Runtime static PTQ, U8 activations, S8 per-channel weights, min-max; laid out for CPU",
-        {"calibration_method": "minmax"},
+        {"calibration_method": "minmax", "tail": "lean"},
     ),
     Scheme(
         "int8-ort-entropy",
         "int8",
         "ort",
         "ONNX Runtime static PTQ, U8 activations, S8 per-channel weights, entropy; laid out for CPU",
-        {"calibration_method": "entropy"},
+        {"calibration_method": "entropy", "tail": "lean"},
     ),
     _brevitas("w8a16-brevitas", "8-bit weights per channel, float activations: the pipeline's self-test"),
     _brevitas("w8a8-brevitas", "8-bit weights per channel, 8-bit inputs of convolutions"),

@@ -1,0 +1,24 @@
+"""No quantizer: the float export with its decode tail rewritten (:func:`lowbit.rewrite.lean_tail`)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lowbit import graph, rewrite
+from lowbit.quantizers import Job
+
+PACKAGES = ("onnxruntime-gpu", "onnx", "numpy")
+
+
+def build(job: Job) -> dict[str, Any]:
+    """Rewrite ``job.source`` and prove on calibration pictures that it detects the same.
+
+    Raises :class:`lowbit.errors.UnavailableError` for a head whose tail has nothing to save.
+    """
+    import onnx
+
+    model = graph.load(job.source)
+    lean = rewrite.lean_tail(job.source, model)
+    compared = rewrite.check_same(model, lean, list(job.calibration.first(rewrite.PROBES).batches(job.input)))
+    onnx.save(lean, str(job.output))
+    return {"detections_compared": compared}

@@ -1,0 +1,191 @@
+"""Equivalent rewrites of a detector's graph: the same detections for less time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lowbit import graph
+from lowbit.decode import HeadContract, HeadKind, anchor_points
+from lowbit.errors import BuildError, UnavailableError
+
+if TYPE_CHECKING:
+    import onnx
+
+
+def lean_tail(path: Path, model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of an end-to-end detector that decodes the boxes of surviving anchors only.
+
+    Ultralytics' export decodes every anchor's box, 8400 at 640 px, through a softmax along a strided axis, and then
+    keeps 300. Here every level's best anchors by their best class logit are gathered first; sigmoid is monotonic, so the
+    survivors are the same, and only they are decoded. All nodes after the head's last convolutions are replaced; input
+    and output stay what they were. Detections of equal score may change their order.
+
+    Raises :class:`UnavailableError` for another head, or one whose last convolutions are not a box and a class branch a
+    level, boxes by distribution focal loss.
+    """
+    import onnx
+    from onnx import numpy_helper
+
+    contract = graph.contract_of(path, model)
+    if contract.kind is not HeadKind.END2END:
+        raise UnavailableError(f"{path.name}: has a {contract.kind} head; only an end-to-end head skips anchors.")
+    bins = graph.dfl_bins(model)
+    if bins is None:
+        raise UnavailableError(f"{path.name}: its boxes are not distributions over bins; there is nothing to save.")
+    levels = _levels(path, model, contract, len(bins))
+    kept = int(model.graph.output[0].type.tensor_type.shape.dim[1].dim_value)
+    tail = set(graph.decode_tail(model))
+    name = model.graph.output[0].name
+    build = _Builder()
+    _write_tail(build, contract, levels, bins, kept, name)
+    copied = onnx.ModelProto()
+    copied.CopyFrom(model)
+    body = copied.graph
+    nodes = [node for node in body.node if node.name not in tail] + build.nodes
+    used = {name for node in nodes for name in node.input}
+    nodes = [node for node in nodes if node.op_type != "Constant" or used & set(node.output)]
+    stored = [tensor for tensor in body.initializer if tensor.name in used]
+    stored += [numpy_helper.from_array(value, name) for name, value in build.values.items()]
+    for field, values in ((body.node, nodes), (body.initializer, stored)):
+        values = list(values)
+        del field[:]
+        field.extend(values)
+    del body.value_info[:]
+    onnx.checker.check_model(copied)
+    return copied
+
+
+# Pictures that an equivalence is proved on.
+PROBES = 4
+# Where two executions of the same network may differ: rounding of the last digits.
+_PIXELS, _SCORE, _SEEN = 0.05, 1e-4, 0.01
+
+
+def check_same(model: onnx.ModelProto, rewritten: onnx.ModelProto, inputs: Sequence[NDArray[np.float32]]) -> int:
+    """Compare the detections, of a score of 0.01 or more, of an end-to-end detector and its rewritten form.
+
+    Returns how many were compared. Raises :class:`BuildError` if one has no equal.
+    """
+    import onnxruntime
+
+    settings = onnxruntime.SessionOptions()
+    settings.log_severity_level = 3
+    sessions = [
+        onnxruntime.InferenceSession(m.SerializeToString(), settings, providers=["CPUExecutionProvider"])
+        for m in (model, rewritten)
+    ]
+    compared = 0
+    for number, tensor in enumerate(inputs):
+        one, two = (session.run(None, {session.get_inputs()[0].name: tensor})[0][0] for session in sessions)
+        for mine, theirs in ((one, two), (two, one)):
+            for row in mine[mine[:, 4] >= _SEEN]:
+                near = (np.abs(theirs[:, :4] - row[:4]).max(1) < _PIXELS) & (np.abs(theirs[:, 4] - row[4]) < _SCORE)
+                if not (near & (theirs[:, 5] == row[5])).any():
+                    raise BuildError(
+                        f"the rewritten graph differs on picture {number + 1}: {row.tolist()} has no equal."
+                    )
+                compared += 1
+    return compared
+
+
+def _levels(path: Path, model: onnx.ModelProto, contract: HeadContract, bins: int) -> list[tuple[str, str]]:
+    """The outputs of the box and the class branch's last convolution, level by level, finest first."""
+    shapes = graph.shapes(model)
+    heads = graph.head_outputs(model)
+    found = []
+    for stride in contract.strides:
+        side = contract.size // stride
+        at = [name for name in heads if shapes.get(name, ())[2:] == (side, side)]
+        # A detector with as many classes as a box has logits is told by the order of export: boxes first.
+        boxes = [name for name in at if shapes[name][1] == 4 * bins]
+        classes = [name for name in at if shapes[name][1] == contract.classes and name not in boxes[:1]]
+        if len(at) != 2 or not boxes or not classes:
+            raise UnavailableError(f"{path.name}: its head has no box and class branch of {side} x {side} cells.")
+        found.append((boxes[0], classes[0]))
+    return found
+
+
+def _write_tail(
+    build: _Builder,
+    contract: HeadContract,
+    levels: list[tuple[str, str]],
+    bins: NDArray[np.float32],
+    kept: int,
+    output: str,
+) -> None:
+    points, strides = anchor_points(contract)
+    best, logits, sides, places, start = [], [], [], [], 0
+    for (boxes, classes), stride in zip(levels, contract.strides, strict=True):
+        cells = (contract.size // stride) ** 2
+        flat = build("Reshape", classes, build.constant([contract.classes, cells]))
+        top = build("ReduceMax", flat, axes=[0], keepdims=0)
+        values, chosen = build.two("TopK", top, build.constant([min(kept, cells)]), axis=0)
+        box = build("Reshape", boxes, build.constant([4 * len(bins), cells]))
+        here = slice(start, start + cells)
+        grid = build.constant(np.concatenate([points[here].T, strides[None, here]]).astype(np.float32))
+        best.append(values)
+        logits.append(build("Gather", flat, chosen, axis=1))
+        sides.append(build("Gather", box, chosen, axis=1))
+        places.append(build("Gather", grid, chosen, axis=1))
+        start += cells
+    joined = [build("Concat", *parts, axis=-1) for parts in (best, logits, sides, places)]
+    _, chosen = build.two("TopK", joined[0], build.constant([kept]), axis=0)
+    scores, boxes, grid = (build("Gather", part, chosen, axis=1) for part in joined[1:])
+    # One detection a (anchor, class) pair, best first.
+    pairs = build("Reshape", build("Transpose", scores, perm=[1, 0]), build.constant([-1]))
+    score, pair = build.two("TopK", pairs, build.constant([kept]), axis=0)
+    anchor, label = (
+        build("Div", pair, build.constant(contract.classes)),
+        build("Mod", pair, build.constant(contract.classes)),
+    )
+    boxes, grid = (build("Gather", part, anchor, axis=1) for part in (boxes, grid))
+    shares = build("Softmax", build("Reshape", boxes, build.constant([4, len(bins), kept])), axis=1)
+    distance = build(
+        "ReduceSum", build("Mul", shares, build.constant(bins[None, :, None])), build.constant([1]), keepdims=0
+    )
+    near, far = build.two("Split", distance, build.constant([2, 2]), axis=0)
+    centre, pitch = build.two("Split", grid, build.constant([2, 1]), axis=0)
+    corners = build("Concat", build("Sub", centre, near), build("Add", centre, far), axis=0)
+    rows = [
+        build("Mul", corners, pitch),
+        build("Unsqueeze", build("Sigmoid", score), build.constant([0])),
+        build("Unsqueeze", build("Cast", label, to=1), build.constant([0])),  # 1: FLOAT
+    ]
+    columns = build("Transpose", build("Concat", *rows, axis=0), perm=[1, 0])
+    build("Unsqueeze", columns, build.constant([0]), output=output)
+
+
+class _Builder:
+    """Nodes and constants under names that no exporter uses."""
+
+    def __init__(self) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.values: dict[str, NDArray[Any]] = {}
+
+    def constant(self, value: Any) -> str:
+        """A stored tensor; whole numbers are int64."""
+        name = f"/lean/constant_{len(self.values)}"
+        self.values[name] = np.asarray(value, None if isinstance(value, np.ndarray) else np.int64)
+        return name
+
+    def __call__(self, op: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:
+        """A node with one output; returns the output's name."""
+        return self._node(op, inputs, [output or f"/lean/{op}_{len(self.nodes)}_output_0"], attributes)[0]
+
+    def two(self, op: str, *inputs: str, **attributes: Any) -> tuple[str, str]:
+        """A node with two outputs."""
+        names = [f"/lean/{op}_{len(self.nodes)}_output_{number}" for number in range(2)]
+        first, second = self._node(op, inputs, names, attributes)
+        return first, second
+
+    def _node(self, op: str, inputs: tuple[str, ...], outputs: list[str], attributes: dict[str, Any]) -> list[str]:
+        import onnx
+
+        name = f"/lean/{op}_{len(self.nodes)}"
+        self.nodes.append(onnx.helper.make_node(op, list(inputs), outputs, name=name, **attributes))
+        return outputs
