@@ -13,7 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lowbit import files
-from lowbit.datasets import CalibrationSet, Dataset, load_calibration, load_coco, load_data, load_pictures, pictures_of
+from lowbit.datasets import (
+    CalibrationSet,
+    Dataset,
+    load_calibration,
+    load_coco,
+    load_data,
+    load_pictures,
+    load_unlabelled,
+    pictures_of,
+)
 from lowbit.declare import Declared
 from lowbit.decode import HeadContract, HeadKind
 from lowbit.errors import InputError, LowbitError, UnavailableError
@@ -27,6 +36,9 @@ ASSETS_VARIABLE = "LOWBIT_ASSETS"
 OPSET = 17
 # Ultralytics' default, for checkpoints that leave it open.
 DEFAULT_SIZE = 640
+# Ultralytics' detection heads.
+_HEADS = ("Detect", "v10Detect")
+RANDOM = "@random"
 # Official checkpoints whose pickles are known: sha256 to file name (Git-LFS pointers of the releases of
 # THU-MIG/yolov10, jameslahm/yolov10 or ultralytics/assets).
 TRUSTED_CHECKPOINTS = {
@@ -42,9 +54,10 @@ _BUNDLED_VAL, _BUNDLED_CALIBRATION, _BUNDLED_TRAINING = 200, 64, 256
 class Detector:
     """One detector and the data that it is measured on.
 
-    Exactly one of ``weights`` (a checkpoint of ``architecture``: Ultralytics' YAML by name, or its content) and
-    ``onnx`` (somebody's export) is set. ``head``: the contract of what is deployed. ``load_data``, ``load_calibration``
-    and ``load_training`` (unlabelled pictures for fine-tuning) take the folder where drawn data may be kept.
+    It comes from ``weights``, a checkpoint of ``architecture`` (Ultralytics' YAML by name, or its content), from
+    ``onnx``, somebody's export, or from neither: then its weights are drawn from ``seed``, and it is there for timings
+    only. ``head``: the contract of what is deployed. ``load_data``, ``load_calibration`` and ``load_training``
+    (unlabelled pictures for fine-tuning) take the folder where drawn data may be kept.
     """
 
     name: str
@@ -57,18 +70,17 @@ class Detector:
     load_calibration: Callable[[Path], CalibrationSet]
     load_training: Callable[[Path], CalibrationSet]
     trust: bool = False
+    seed: int | None = None
 
     @property
     def source(self) -> Path:
-        """The file that the detector comes from."""
-        path = self.weights or self.onnx
-        assert path is not None
-        return path
+        """The file that the detector comes from; of a random one, the name of its architecture."""
+        return self.weights or self.onnx or Path(str(self.architecture))
 
     def identity(self) -> dict[str, Any]:
         """What shapes the FP32 export: enters the key of every artifact."""
         return {
-            "sha256": files.sha256(self.source),
+            **({"sha256": files.sha256(self.source)} if self.seed is None else {"seed": self.seed}),
             "architecture": self.architecture,
             "size": self.input.size,
             "classes": self.head.classes,
@@ -85,10 +97,12 @@ class Detector:
         Raises :class:`UnavailableError` for a detector that is only an ONNX file, :class:`InputError` for a checkpoint
         that is not trusted or does not fit.
         """
-        if self.weights is None or self.architecture is None:
+        if self.onnx is not None:
             raise UnavailableError(f"{self.name}: is an ONNX file; torch-side schemes need a checkpoint.")
         from ultralytics.nn.tasks import DetectionModel
 
+        if self.weights is None:
+            return _drawn(self)
         model: torch.nn.Module = DetectionModel(copy.deepcopy(self.architecture), nc=self.head.classes, verbose=False)
         state = load_state(self.weights, trust=self.trust)
         try:
@@ -152,6 +166,26 @@ class Detector:
             dim.dim_value = value
         onnx.checker.check_model(exported)
         onnx.save(exported, str(path))
+
+
+def _drawn(detector: Detector) -> torch.nn.Module:
+    """An architecture with seeded weights, whose BatchNorm has seen noise, so that activations have sane ranges."""
+    import torch
+    from ultralytics.nn.tasks import DetectionModel
+
+    assert detector.seed is not None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(detector.seed)
+        model: torch.nn.Module = DetectionModel(
+            copy.deepcopy(detector.architecture), nc=detector.head.classes, verbose=False
+        )
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.momentum = None  # the plain average of what it sees
+                module.reset_running_stats()
+        with torch.no_grad():
+            model.train()(torch.rand(2, 3, 320, 320))
+    return model.float().eval()
 
 
 def _RawHead(model: Any) -> torch.nn.Module:  # noqa: N802 - a module class made where torch is imported
@@ -300,7 +334,8 @@ REGISTRY: dict[str, Callable[[], Detector]] = {
 def find(
     name: str, *, trust: bool = False, size: int | None = None, declared: Mapping[str, Declared] | None = None
 ) -> Detector:
-    """A registered detector, one that a ``lowbit.toml`` declares, or somebody's ``.onnx`` file or ``.pt`` checkpoint.
+    """A registered detector, one that a ``lowbit.toml`` declares, somebody's ``.onnx`` file or ``.pt`` checkpoint, or
+    ``<architecture>@random``, an architecture of Ultralytics with seeded weights, for timings.
 
     ``size``: side of the input in pixels, for files that leave it open.
 
@@ -310,11 +345,43 @@ def find(
         return _of_file(name, declared[name], trust=trust)
     if name in REGISTRY:
         return replace(REGISTRY[name](), trust=trust)
+    if name.endswith(RANDOM):
+        return _random(name, size or DEFAULT_SIZE)
     path = Path(name)
     if path.suffix not in (".onnx", ".pt"):
         known = ", ".join([*REGISTRY, *(declared or ())])
         raise InputError(f"there is no detector {name!r}. Known: {known}, or the path of an .onnx or .pt file.")
     return _of_file(path.stem, Declared(model=path, size=size), trust=trust)
+
+
+def _random(name: str, size: int) -> Detector:
+    from ultralytics.nn.tasks import yaml_model_load
+
+    from lowbit.bundled.data import calibration, training, validation
+
+    architecture = f"{name.removesuffix(RANDOM)}.yaml"
+    try:
+        content = yaml_model_load(architecture)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{name}: Ultralytics has no {architecture}. yolov10n, s, m, b, l and x are there.") from error
+    last = content["head"][-1][2]
+    if last not in _HEADS:
+        raise InputError(f"{name}: its head is {last}; detection heads ({', '.join(_HEADS)}) are supported.")
+    end2end = last == "v10Detect" or content.get("end2end")
+    head = HeadContract(HeadKind.END2END if end2end else HeadKind.DECODED, size, content["nc"])
+    return Detector(
+        name=name,
+        input=InputSpec(size),
+        head=head,
+        architecture=architecture,
+        weights=None,
+        onnx=None,
+        # The drawn pictures have other classes than it; nothing is measured on them but time.
+        load_data=lambda folder: load_unlabelled(validation(folder, _BUNDLED_VAL).annotations, head.classes),
+        load_calibration=lambda folder: calibration(folder, _BUNDLED_CALIBRATION),
+        load_training=lambda folder: training(folder, _BUNDLED_TRAINING),
+        seed=0,
+    )
 
 
 def _of_file(name: str, declared: Declared, *, trust: bool) -> Detector:
@@ -372,8 +439,8 @@ def _architecture_of(
         name = str(layers[-1][2])
     except (OSError, KeyError, IndexError, TypeError) as error:
         raise InputError(f"{path}: architecture {str(content)[:80]!r} is no YAML of Ultralytics' ({error}).") from error
-    if name not in ("Detect", "v10Detect"):
-        raise InputError(f"{path}: its head is {name}; detection heads (Detect, v10Detect) are supported.")
+    if name not in _HEADS:
+        raise InputError(f"{path}: its head is {name}; detection heads ({', '.join(_HEADS)}) are supported.")
     # The class branch's last convolution has an output channel a class.
     branches = {key: value for key, value in state.items() if re.search(r"\.(?:one2one_)?cv3\.0\.\d+\.bias$", key)}
     if not branches:
@@ -395,8 +462,9 @@ def rebuild(source: Path, identity: Mapping[str, Any], kind: HeadKind, *, trust:
         input=InputSpec(size),
         head=HeadContract(kind, size, identity["classes"]),
         architecture=architecture,
-        weights=source if architecture else None,
+        weights=source if architecture and "seed" not in identity else None,
         onnx=None if architecture else source,
+        seed=identity.get("seed"),
         load_data=nothing,
         load_calibration=nothing,
         load_training=nothing,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import pickle
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lowbit import files
+from lowbit import files, graph
 from lowbit.datasets import load_coco
 from lowbit.decode import HeadContract, HeadKind
 from lowbit.detectors import (
@@ -23,6 +25,7 @@ from lowbit.detectors import (
     assets_folder,
     find,
     load_state,
+    rebuild,
 )
 from lowbit.errors import InputError, UnavailableError
 from lowbit.imaging import InputSpec
@@ -217,6 +220,36 @@ def test_onnx_file(tmp_path: Path) -> None:
     assert onnx.load(str(tmp_path / "out.onnx")) == onnx.load(str(path))
     with pytest.raises(UnavailableError, match="torch-side schemes need a checkpoint"):
         detector.torch_module()
+
+
+def test_random_detectors_are_seeded(tmp_path: Path) -> None:
+    detector = find("yolov10n@random")
+    assert (detector.head.kind, detector.head.classes, detector.input.size) == (HeadKind.END2END, 80, 640)
+    one, two = (find("yolov10n@random").torch_module().state_dict() for _ in range(2))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert detector.identity() != dataclasses.replace(detector, seed=1).identity()
+    again = rebuild(detector.source, detector.identity(), detector.head.kind, trust=False)
+    assert again.identity() == detector.identity()
+    assert find("yolov8n@random", size=320).head.output_shape == (1, 84, 2100)
+    for name in ("yolov99n@random", "yolov8n-seg@random"):
+        with pytest.raises(InputError, match=name):
+            find(name)
+
+
+def test_an_ultralytics_checkpoint_is_recognised(tmp_path: Path) -> None:
+    """As ``YOLO.train`` leaves one: a pickled model that knows its architecture."""
+    from ultralytics.nn.tasks import DetectionModel
+
+    path = tmp_path / "mine.pt"
+    torch.save({"model": DetectionModel("yolov8n.yaml", nc=3, verbose=False)}, path)
+    with pytest.raises(InputError, match=r"mine\.pt: is a pickle .* --trust-checkpoint"):
+        find(str(path))
+    detector = find(str(path), trust=True, size=64)
+    assert (detector.head.kind, detector.head.classes) == (HeadKind.DECODED, 3)
+    again = rebuild(path, json.loads(json.dumps(detector.identity())), detector.head.kind, trust=True)
+    again.export(tmp_path / "out.onnx")
+    contract = graph.contract_of(tmp_path / "out.onnx", graph.load(tmp_path / "out.onnx"))
+    assert contract == detector.contract()
 
 
 def test_onnx_file_needs_data(tmp_path: Path) -> None:
