@@ -13,8 +13,6 @@ import importlib.metadata
 import json
 import os
 import shutil
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -25,8 +23,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from lowbit import files
-from lowbit.errors import BuildError, InputError, LowbitError, StoreError, UnavailableError
+from lowbit import files, worker
+from lowbit.errors import BuildError, StoreError
 from lowbit.imaging import InputSpec
 
 STORE_VARIABLE = "LOWBIT_STORE"
@@ -34,7 +32,6 @@ STORE_VARIABLE = "LOWBIT_STORE"
 BUILD_VERSION = 1
 DEFAULT_TIMEOUT = 3600.0
 MODEL, MANIFEST, LOG = "model.onnx", "manifest.json", "build.log"
-_LOG_LINES = 25
 _MIN_FREE_BYTES = 200 * 2**20
 Progress = Callable[[str], None]
 
@@ -195,7 +192,7 @@ class Store:
         started = time.time()
         clock = time.monotonic()
         try:
-            outcome = _run_worker(request, partial, unfinished, self.timeout, self._progress)
+            outcome = _build_in_worker(request, partial, unfinished, self.timeout, self._progress)
             model = partial / MODEL
             if not model.is_file():
                 raise BuildError(f"{request.scheme}: {request.tool} ended well but wrote no {MODEL}.")
@@ -264,120 +261,21 @@ def _read(folder: Path) -> Artifact | None:
     return Artifact(model, manifest["sha256"], manifest, built=False)
 
 
-def _run_worker(
+def _build_in_worker(
     request: BuildRequest, folder: Path, unfinished: Path, timeout: float, progress: Progress
 ) -> dict[str, Any]:
-    """Run the build in a process of its own; its crash, kill or hang is an exception here and nothing worse."""
-    files.write_json(
-        folder / "request.json",
-        {
-            "tool": request.tool,
-            "scheme": request.scheme,
-            "settings": request.settings,
-            "source": str(request.source),
-            "identity": request.identity,
-            "input": dataclasses.asdict(request.input),
-            "calibration": [str(path) for path in request.calibration],
-            "training": [str(path) for path in request.training],
-            "training_labels": str(request.training_labels) if request.training_labels else None,
-            "start": str(request.start.path.parent) if request.start else None,
-            "unfinished": str(unfinished),
-        },
-    )
-    log = folder / LOG
-    environment = {
-        **os.environ,
-        "PYTHONHASHSEED": "0",  # tools iterate over sets of node names; the same input must give the same bytes
-        "PYTHONUNBUFFERED": "1",
-        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]).rstrip(
-            os.pathsep
-        ),
+    asked = {
+        "tool": request.tool,
+        "scheme": request.scheme,
+        "settings": request.settings,
+        "source": str(request.source),
+        "identity": request.identity,
+        "input": dataclasses.asdict(request.input),
+        "calibration": [str(path) for path in request.calibration],
+        "training": [str(path) for path in request.training],
+        "training_labels": str(request.training_labels) if request.training_labels else None,
+        "start": str(request.start.path.parent) if request.start else None,
+        "unfinished": str(unfinished),
     }
-    command = [sys.executable, "-m", "lowbit.quantizers", str(folder)]
-    with log.open("wb") as stream:
-        process = subprocess.Popen(
-            command,
-            stdout=stream,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-            env=environment,
-            start_new_session=True,
-        )
-        try:
-            _watch(process, folder, timeout, progress, request.scheme)
-        except BaseException:
-            _stop(process)
-            raise
-    outcome_file = folder / "outcome.json"
-    outcome: dict[str, Any] = {}
-    if outcome_file.is_file():
-        outcome = json.loads(outcome_file.read_text(encoding="utf-8"))
-    if process.returncode == 0 and outcome.get("status") == "built":
-        for name in ("request.json", "outcome.json", "progress"):
-            (folder / name).unlink(missing_ok=True)
-        return outcome
-    kinds: dict[str, type[LowbitError]] = {"InputError": InputError, "UnavailableError": UnavailableError}
-    if outcome.get("kind") in kinds:
-        raise kinds[outcome["kind"]](outcome["message"])
-    raise BuildError(
-        f"{request.scheme}: {request.tool} {_ending(process.returncode)}"
-        + (f": {outcome['message']}" if "message" in outcome else "")
-        + f"\nThe log ends:\n{tail(log)}"
-    )
-
-
-def _watch(process: subprocess.Popen[bytes], folder: Path, timeout: float, progress: Progress, scheme: str) -> None:
-    deadline = time.monotonic() + timeout
-    said, last = "", time.monotonic()
-    while True:
-        try:
-            process.wait(timeout=0.2)
-            return
-        except subprocess.TimeoutExpired:
-            pass
-        now = time.monotonic()
-        if now > deadline:
-            raise BuildError(
-                f"{scheme}: the build took longer than {timeout:.0f} s and was stopped. Allow more with --build-timeout."
-                f"\nThe log ends:\n{tail(folder / LOG)}"
-            )
-        if now - last > 2:
-            last = now
-            try:
-                text = (folder / "progress").read_text(encoding="utf-8")
-            except OSError:
-                continue
-            if text != said:
-                said = text
-                progress(f"{scheme}: {text}")
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    """End a build and everything that it started."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(process.pid, number)
-        except ProcessLookupError:
-            break
-        try:
-            process.wait(timeout=3)
-        except subprocess.TimeoutExpired:
-            continue
-    process.wait()
-
-
-def _ending(code: int) -> str:
-    if code < 0:
-        name = signal.Signals(-code).name if -code in {s.value for s in signal.Signals} else str(-code)
-        hint = " (often the kernel's answer to too little memory)" if -code == signal.SIGKILL else ""
-        return f"was ended by {name}{hint}"
-    return f"failed (exit status {code})"
-
-
-def tail(log: Path) -> str:
-    """The last lines of a log."""
-    try:
-        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return "(no log)"
-    return "\n".join(line[:400] for line in lines[-_LOG_LINES:])
+    work = worker.Work("lowbit.quantizers", f"{request.scheme}: {request.tool}", folder, folder / LOG, timeout)
+    return worker.run(work, asked, lambda text: progress(f"{request.scheme}: {text}"))

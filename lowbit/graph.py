@@ -221,6 +221,12 @@ def dfl_bins(model: onnx.ModelProto) -> NDArray[np.float32] | None:
     return None
 
 
+def weighted_convolutions(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """Every convolution with a stored weight, in the graph's order; not the distribution focal loss'."""
+    weights = _stored_weights(model)
+    return [n for n in model.graph.node if n.op_type == "Conv" and n.input[1] in weights and not _is_dfl(n, weights)]
+
+
 def _last_convs(model: onnx.ModelProto) -> list[onnx.NodeProto]:
     """Convolutions that no other convolution follows, the DFL's not counted."""
     weights = _stored_weights(model)
