@@ -10,10 +10,10 @@ DETECTORS := $(foreach name,$(DETECTOR),--detector $(name))
 
 # Schemes that learn take minutes each to build; ARGS="-m slow" asks for them, the last -m counts.
 gate: $(VENV)/.installed
-	$(RUN) pytest tests/test_accuracy.py tests/test_artifact.py tests/test_latency.py -m "not slow" $(DETECTORS) $(ARGS)
+	$(RUN) pytest tests/test_accuracy.py tests/test_artifact.py tests/test_latency.py -m "not slow and not sensitivity" $(DETECTORS) $(ARGS)
 
 test: $(VENV)/.installed
-	$(RUN) pytest -m "not slow" $(DETECTORS) $(ARGS)
+	$(RUN) pytest -m "not slow and not sensitivity" $(DETECTORS) $(ARGS)
 
 bench: $(VENV)/.installed
 	$(RUN) pytest -m latency --benchmark-autosave $(DETECTORS) $(ARGS)

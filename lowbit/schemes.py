@@ -119,6 +119,26 @@ CATALOGUE = _catalogue(
         "the same with the whole detection head kept in float",
         {"mode": "int8", "calibration_method": "entropy", "float_head": True},
     ),
+    *(
+        Scheme(
+            f"int8-modelopt-k{count}",
+            "int8",
+            "modelopt",
+            f"entropy calibration with the {count} most sensitive convolutions kept in float",
+            {"mode": "int8", "calibration_method": "entropy", "float_top": count},
+        )
+        for count in (5, 10, 20)
+    ),
+    *(
+        Scheme(
+            f"fp8-modelopt-k{count}",
+            "fp8",
+            "modelopt",
+            f"ModelOpt ONNX PTQ, FP8 (E4M3){f', the {count} most sensitive convolutions kept in float' * bool(count)}",
+            {"mode": "fp8", "calibration_method": "max", "float_top": count},
+        )
+        for count in (0, 5, 10, 20)
+    ),
     Scheme(
         "int8-ort-minmax",
         "int8",
@@ -138,6 +158,14 @@ CATALOGUE = _catalogue(
     _brevitas("w4a16-brevitas-tensor", "4-bit weights, one scale a tensor: the naive reference", scales="tensor"),
     _brevitas("w4a8-brevitas-tensor", "the same with 8-bit inputs", scales="tensor"),
     _brevitas("w4a16-brevitas-channel", "4-bit weights, least-squares scales per channel, rounded to nearest"),
+    *(
+        _brevitas(
+            f"w4a16-brevitas-k{count}",
+            f"4-bit weights rounded to nearest, the {count} most sensitive convolutions at 8 bits",
+            eight_top=count,
+        )
+        for count in (10, 20)
+    ),
     _brevitas("w4a16-brevitas-round", "learned rounding and scales on the calibration pictures", **_ROUNDED),
     _brevitas(
         "w4a8-brevitas-round", "the same weights with 8-bit inputs", **_inputs_of("w4a16-brevitas-round", _ROUNDED)

@@ -158,9 +158,35 @@ def within_budget(
 ) -> set[str]:
     """Add the convolutions that 4 bits hurt most for their size to ``eight``, up to ``settings["budget"]`` bits.
 
-    The budget is the average over all weights with a float32 scale an output channel. A convolution's harm is the
-    distillation loss of the float network with this convolution alone at 4 bits.
+    The budget is the average over all weights with a float32 scale an output channel.
     """
+    found = convolutions(network)
+    harm = harms(network, settings, eight, pictures, progress)
+    weights = {name: conv.weight.numel() for name, conv in found.items()}
+    scales = sum(conv.out_channels for conv in found.values())
+    bits = 32 * scales + sum(count * (8 if name in eight else 4) for name, count in weights.items())
+    room = settings["budget"] * sum(weights.values()) - bits
+    chosen = set(eight)
+    for name in sorted(harm, key=lambda name: -harm[name] / weights[name]):
+        if 4 * weights[name] <= room:
+            room -= 4 * weights[name]
+            chosen.add(name)
+    return chosen
+
+
+def most_harmed(harm: Mapping[str, float]) -> list[str]:
+    """Convolutions by falling harm."""
+    return sorted(harm, key=lambda name: (-harm[name], name))
+
+
+def harms(
+    network: RawHead,
+    settings: Mapping[str, Any],
+    eight: Collection[str],
+    pictures: Sequence[NDArray[np.float32]],
+    progress: Callable[[str], None],
+) -> dict[str, float]:
+    """The distillation loss of the float network with one convolution alone at 4 bits, for each not in ``eight``."""
     found = convolutions(network)
     rounded = copy.deepcopy(network)
     quantize_convolutions(rounded, {**settings, "activation_bits": 16}, eight)
@@ -179,16 +205,7 @@ def within_budget(
             parts = [losses(network(tensor), target)[:2] for tensor, target in zip(tensors, targets, strict=True)]
             conv.weight.data = kept
             harm[name] = float(np.mean([float(classes + boxes) for classes, boxes in parts]))
-    weights = {name: conv.weight.numel() for name, conv in found.items()}
-    scales = sum(conv.out_channels for conv in found.values())
-    bits = 32 * scales + sum(count * (8 if name in eight else 4) for name, count in weights.items())
-    room = settings["budget"] * sum(weights.values()) - bits
-    chosen = set(eight)
-    for name in sorted(harm, key=lambda name: -harm[name] / weights[name]):
-        if 4 * weights[name] <= room:
-            room -= 4 * weights[name]
-            chosen.add(name)
-    return chosen
+    return harm
 
 
 def calibrate(network: RawHead, pictures: Iterator[NDArray[np.float32]], *, fresh: bool = True) -> None:

@@ -3,7 +3,8 @@
 Settings: ``weight_bits`` (8, 4); ``activation_bits`` (16: the inputs of convolutions stay in floating point, 8: they
 are unsigned with a zero point); ``scales`` (``tensor``, ``channel``: per output channel, by least squares); ``eight``
 (which convolutions keep 8-bit weights: ``depthwise``, ``first``, ``last``); ``budget`` (average bits a weight, scales
-included, up to which the most sensitive convolutions keep 8 bits too; none without); ``recovery``
+included, up to which the most sensitive convolutions keep 8 bits too; none without); ``eight_top`` (how many of the most
+sensitive ones keep 8 bits; none without); ``recovery``
 (:class:`lowbit.qat.distillation.Plan`'s fields, ``reach``, how many steps a weight may move, half a step for learned
 rounding, and ``pictures``, ``calibration`` or ``training``; none without); ``start`` (the
 scheme whose recovered weights and scales are taken; its artifact's folder is ``job.start``).
@@ -51,6 +52,10 @@ def build(job: Job) -> dict[str, Any]:
     eight = layers.kept_at_eight(teacher, settings["eight"])
     if job.start is not None:
         eight = set(json.loads((job.start / MANIFEST).read_text(encoding="utf-8"))["eight_bit_convolutions"])
+    elif "eight_top" in settings:
+        probes = list(job.calibration.first(_SENSITIVITY_PICTURES).batches(job.input))
+        harm = layers.harms(teacher, settings, eight, probes, job.progress)
+        eight |= set(layers.most_harmed(harm)[: settings["eight_top"]])
     elif "budget" in settings:
         probes = list(job.calibration.first(_SENSITIVITY_PICTURES).batches(job.input))
         eight = layers.within_budget(teacher, settings, eight, probes, job.progress)

@@ -1,7 +1,8 @@
 """NVIDIA ModelOpt's ONNX post-training quantization (https://github.com/NVIDIA/Model-Optimizer).
 
-Settings: ``mode`` (int8), ``calibration_method`` (max, entropy), ``float_head`` (keep the whole detection head in
-float). The decode tail always stays in float: boxes up to the input's size and scores up to 1 would share one scale.
+Settings: ``mode`` (int8, fp8), ``calibration_method`` (max, entropy), ``float_head`` (keep the whole detection head in
+float), ``float_top`` (how many of the most sensitive convolutions stay in float, by :mod:`lowbit.sensitivity.native` at
+8 bits). The decode tail always stays in float: boxes up to the input's size and scores up to 1 would share one scale.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 from lowbit import graph
 from lowbit.quantizers import CalibrationReader, Job
 
+_SENSITIVITY_PICTURES = 8
 PACKAGES = ("nvidia-modelopt", "onnxruntime-gpu", "onnx", "onnx-graphsurgeon", "onnxslim", "numpy")
 
 
@@ -23,6 +25,10 @@ def build(job: Job) -> dict[str, Any]:
     excluded = set(graph.decode_tail(model))
     if job.settings.get("float_head"):
         excluded |= set(graph.head_nodes(model))
+    info: dict[str, Any] = {}
+    if job.settings.get("float_top"):
+        info["float_convolutions"] = _most_sensitive(job, job.settings["float_top"])
+        excluded |= set(info["float_convolutions"])
     # ModelOpt writes into the file that it is given, and leaves others beside its output.
     scratch = job.output.parent / "scratch"
     scratch.mkdir()
@@ -43,4 +49,13 @@ def build(job: Job) -> dict[str, Any]:
     )
     (scratch / "quantized.onnx").replace(job.output)
     shutil.rmtree(scratch)
-    return {"excluded_nodes": len(excluded)}
+    return {**info, "excluded_nodes": len(excluded)}
+
+
+def _most_sensitive(job: Job, count: int) -> list[str]:
+    """The convolutions that 8 bits hurt most, each measured alone on the graph itself."""
+    from lowbit.sensitivity import native
+
+    contract = graph.contract_of(job.source, graph.load(job.source))
+    floating = native.Graph(job.source, contract, job.input, job.calibration.paths[:_SENSITIVITY_PICTURES])
+    return native.most_sensitive(native.sqnr_alone(floating, 8, inputs=True, progress=job.progress), count)

@@ -150,8 +150,7 @@ def write_report(
     """Leave a combination's files: manifest, configuration, and the ranking as JSON and Markdown."""
     import yaml
 
-    plain = json.loads(json.dumps(config, default=str))
-    files.write_atomic(folder / "config.yaml", yaml.safe_dump(plain, sort_keys=False))
+    files.write_atomic(folder / "config.yaml", yaml.safe_dump(plain(config), sort_keys=False))
     files.write_json(
         folder / "layer-sensitivity-report.json",
         {"combination": asdict(combination), **facts, "layers": [asdict(layer) for layer in ranking]},
@@ -163,6 +162,11 @@ def write_report(
         for number, layer in enumerate(ranking, 1)
     ]
     files.write_atomic(folder / "layer-sensitivity-report.md", "\n".join(lines) + "\n")
+
+
+def plain(value: Any) -> Any:
+    """A configuration in JSON's types."""
+    return json.loads(json.dumps(value, default=str))
 
 
 def _sentence(facts: dict[str, Any]) -> str:

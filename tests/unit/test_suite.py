@@ -247,7 +247,9 @@ def test_agreement_where_nobody_labelled(toy: Toy, tmp_path: Path) -> None:
 
 
 def test_the_plugin_leaves_other_projects_alone(tmp_path: Path) -> None:
-    (tmp_path / "test_theirs.py").write_text("def test_theirs():\n    pass\n")
+    (tmp_path / "test_theirs.py").write_text(
+        "import pytest\n\n@pytest.fixture\ndef case():\n    return 1\n\ndef test_theirs(case):\n    assert case == 1\n"
+    )
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"],
         cwd=tmp_path,

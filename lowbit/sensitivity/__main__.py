@@ -1,0 +1,33 @@
+"""The process of one combination: writes AutoQuant's state, the ranking and the configuration into ``FOLDER``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lowbit import detectors, worker
+from lowbit.datasets import CalibrationSet
+from lowbit.decode import HeadKind
+from lowbit.imaging import InputSpec
+from lowbit.sensitivity import autoquant, find
+
+
+def measure(request: dict[str, Any], folder: Path, progress: worker.Progress) -> dict[str, Any]:
+    """Score one combination."""
+    from lowbit.qat import layers
+
+    detector = detectors.rebuild(
+        Path(request["source"]), request["identity"], HeadKind(request["head"]), trust=request["trust"]
+    )
+    network = layers.fused(detector)
+    pictures = CalibrationSet(folder, tuple(map(Path, request["calibration"])))
+    combination = find(request["combination"])
+    progress("calibrating")
+    batches = list(pictures.batches(InputSpec.of_json(request["input"])))
+    ranking, config, changed = autoquant.measure(network, combination, batches, folder, progress)
+    autoquant.write_report(folder, ranking, combination, request["facts"], config)
+    return {"layers": len(ranking), "preset": combination.preset, "overrides": autoquant.plain(changed)}
+
+
+if __name__ == "__main__":
+    raise SystemExit(worker.serve(measure))

@@ -1,0 +1,196 @@
+"""The sweep over the grid: one folder a combination, an index over all, resumable, mergeable.
+
+Layout: ``<folder>/<combination>/{quant_manifest.json, layer-sensitivity-report.json, layer-sensitivity-report.md,
+config.yaml, autoquant_state.pt, sweep.log}`` and ``<folder>/index.{json,csv}``. A folder belongs to one detector, one
+set of pictures and one set of tool versions: its name ends in their digest, so another run's files are never replaced.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from lowbit import files, worker
+from lowbit.artifacts import version
+from lowbit.datasets import CalibrationSet
+from lowbit.detectors import Detector
+from lowbit.errors import BuildError, InputError, UnavailableError
+from lowbit.imaging import InputSpec
+from lowbit.sensitivity import Combination, autoquant
+from lowbit.sensitivity import find as find_combination
+
+MANIFEST, REPORT, INDEX = "quant_manifest.json", "layer-sensitivity-report.json", "index.json"
+TOP = 10
+MEASURED, UNSUPPORTED, FAILED = "measured", "unsupported", "failed"
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What is swept. ``calibration``: the pictures that are shown; ``size``: their side in pixels, which may be smaller
+    than the detector's own; ``folder``: where sweeps are kept, one folder each."""
+
+    detector: Detector
+    calibration: CalibrationSet
+    size: int
+    folder: Path
+    timeout: float = 3600.0
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What shapes the scores."""
+        return {
+            "detector": self.detector.name,
+            "identity": self.detector.identity(),
+            "images": len(self.calibration.paths),
+            "calibration": self.calibration.digest,
+            "size": self.size,
+            "tool_versions": {name: version(name) for name in autoquant.packages()},
+        }
+
+    @property
+    def place(self) -> Path:
+        """The folder of this sweep."""
+        return self.folder / f"sweep-{self.detector.name}-{files.digest(self.facts)[:12]}"
+
+
+def measure(sweep: Sweep, combination: Combination, progress: Callable[[str], None]) -> dict[str, Any]:
+    """The manifest of a combination, measured now unless the folder holds it. Never raises for what the combination does:
+    ``status`` is ``measured``, ``unsupported`` or ``failed``, with its ``reason``.
+
+    A combination that failed before is tried again. Raises :class:`UnavailableError` for a detector without a torch
+    module.
+    """
+    if sweep.detector.onnx is not None:
+        raise UnavailableError(f"{sweep.detector.name}: is an ONNX file; AutoQuant needs a torch module.")
+    place = sweep.place
+    final, partial = place / combination.id, place / f".{combination.id}.partial"
+    place.mkdir(parents=True, exist_ok=True)
+    with FileLock(place / f".{combination.id}.lock"):
+        known = read_manifest(final)
+        if known is not None and known["status"] != FAILED:
+            return known
+        partial.mkdir(exist_ok=True)  # an interrupted one left AutoQuant's state here, which it resumes from
+        manifest = _measure(sweep, combination, partial, progress)
+        files.write_json(partial / MANIFEST, manifest)
+        shutil.rmtree(final, ignore_errors=True)
+        partial.rename(final)
+    return manifest
+
+
+def _measure(sweep: Sweep, combination: Combination, folder: Path, progress: Callable[[str], None]) -> dict[str, Any]:
+    facts, started = sweep.facts, time.monotonic()
+    spec = InputSpec(sweep.size)
+    request = {
+        "source": str(sweep.detector.source),
+        "identity": sweep.detector.identity(),
+        "head": sweep.detector.head.kind.value,
+        "trust": sweep.detector.trust,
+        "combination": combination.id,
+        "calibration": [str(path) for path in sweep.calibration.paths],
+        "input": dataclasses.asdict(spec),
+        "facts": facts,
+    }
+    work = worker.Work("lowbit.sensitivity", combination.id, folder, folder / "sweep.log", sweep.timeout)
+    said: dict[str, Any]
+    try:
+        outcome = worker.run(work, request, lambda text: progress(f"{combination.id}: {text}"))
+        said = {"status": MEASURED, "reason": None, "peak_rss_bytes": outcome["peak_rss_bytes"], **outcome["info"]}
+    except UnavailableError as error:
+        said = {"status": UNSUPPORTED, "reason": str(error)}
+    except (BuildError, InputError) as error:
+        said = {"status": FAILED, "reason": str(error)}
+    for name in (worker.REQUEST, worker.OUTCOME, worker.PROGRESS):
+        (folder / name).unlink(missing_ok=True)
+    return {
+        "combination": combination.id,
+        **dataclasses.asdict(combination),
+        **facts,
+        **said,
+        "seconds": round(time.monotonic() - started, 3),
+    }
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """A finished combination's manifest; None for one that is missing, torn, or without the ranking that it promises."""
+    try:
+        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        if manifest["status"] == MEASURED:
+            json.loads((folder / REPORT).read_text(encoding="utf-8"))["layers"]
+        find_combination(manifest["combination"])
+    except (OSError, ValueError, KeyError, TypeError, InputError):
+        return None
+    return manifest
+
+
+def read_ranking(folder: Path) -> list[autoquant.LayerScore]:
+    """The ranking of a measured combination, most sensitive first."""
+    found = json.loads((folder / REPORT).read_text(encoding="utf-8"))["layers"]
+    return [autoquant.LayerScore(**layer) for layer in found]
+
+
+def write_index(place: Path, top: int = TOP) -> Path:
+    """Write ``index.json`` and ``index.csv`` over every combination that a sweep's folder holds; returns the former."""
+    rows: list[dict[str, Any]] = []
+    for folder in sorted(path for path in place.iterdir() if path.is_dir() and not path.name.startswith(".")):
+        manifest = read_manifest(folder)
+        if manifest is None:
+            continue
+        layers = [layer.layer for layer in read_ranking(folder)[:top]] if manifest["status"] == MEASURED else []
+        names = ("combination", "weight", "activation", "granularity", "status", "reason", "seconds")
+        rows.append({**{name: manifest.get(name) for name in names}, "top": layers})
+    counts = {status: sum(row["status"] == status for row in rows) for status in (MEASURED, UNSUPPORTED, FAILED)}
+    files.write_json(place / INDEX, {"sweep": place.name, "counts": counts, "combinations": rows})
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["combination", "weight", "activation", "granularity", "status", "reason", "seconds", "top"])
+    for row in rows:
+        reason = (row["reason"] or "").splitlines()
+        writer.writerow([*list(row.values())[:5], reason[0] if reason else "", row["seconds"], " ".join(row["top"])])
+    files.write_atomic(place / "index.csv", text.getvalue())
+    return place / INDEX
+
+
+def merge(parts: Sequence[Path], place: Path) -> Path:
+    """Copy the finished combinations of several machines' folders of one sweep into ``place`` and index them.
+
+    What ``place`` holds already stays, but for failures that another part has measured. Raises :class:`InputError` for
+    parts of different sweeps, and for folders without any combination.
+    """
+    found: dict[str, tuple[Path, dict[str, Any]]] = {}
+    sources = [*([place] if place.is_dir() else []), *parts]
+    for part in sources:
+        manifests = [(path, read_manifest(path)) for path in sorted(part.iterdir())] if part.is_dir() else []
+        here = [(path, manifest) for path, manifest in manifests if manifest is not None]
+        if not here and part != place:
+            raise InputError(f"{part}: holds no combination of a sweep. Name folders as sweep-<detector>-<digest>.")
+        for path, manifest in here:
+            known = found.get(manifest["combination"])
+            if known is None or (known[1]["status"] == FAILED and manifest["status"] != FAILED):
+                found[manifest["combination"]] = path, manifest
+    keys = ("identity", "calibration", "size", "tool_versions")
+    kinds = {files.digest([manifest[key] for key in keys]) for _, manifest in found.values()}
+    if len(kinds) > 1:
+        raise InputError(
+            f"{', '.join(map(str, parts))}: differ in detector, pictures or tool versions; merge like parts."
+        )
+    place.mkdir(parents=True, exist_ok=True)
+    for name, (path, _) in found.items():
+        target = place / name
+        if path == target:
+            continue
+        partial = place / f".{name}.merging"
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(path, partial)
+        shutil.rmtree(target, ignore_errors=True)
+        partial.rename(target)
+    return write_index(place)

@@ -1,0 +1,36 @@
+"""Which layers hurt? ModelOpt AutoQuant over weight dtype x activation dtype x granularity, one test a combination.
+
+``pytest tests/test_sensitivity.py -m sensitivity -k "int8 and per_layer"``. What a combination cannot do is a skip with its
+reason in the index; a crash is that combination's failure, and the sweep goes on.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fixtures.workbench import Workbench
+from lowbit.errors import UnavailableError
+from lowbit.sensitivity import Combination, sweep
+
+
+@pytest.mark.sensitivity
+def test_sensitivity(swept: tuple[str, Combination], workbench: Workbench) -> None:
+    name, combination = swept
+    try:
+        what = workbench.sweep(name)
+        manifest = sweep.measure(what, combination, workbench.say)
+    except UnavailableError as error:
+        pytest.skip(str(error))
+    sweep.write_index(what.place)
+    if manifest["status"] == sweep.UNSUPPORTED:
+        pytest.skip(manifest["reason"])
+    assert manifest["status"] == sweep.MEASURED, manifest["reason"]
+    ranking = sweep.read_ranking(what.place / combination.id)
+    assert len(ranking) == manifest["layers"]
+    assert [layer.score for layer in ranking] == sorted((layer.score for layer in ranking), reverse=True)
+    assert ranking[0].score > 0
+    assert sum(layer.share for layer in ranking) == pytest.approx(1)
+    for leaf in ("config.yaml", "autoquant_state.pt", "layer-sensitivity-report.md"):
+        assert Path(what.place / combination.id / leaf).stat().st_size > 0
