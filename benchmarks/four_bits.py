@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -25,33 +26,56 @@ from lowbit.decode import Detections, HeadContract, decode
 from lowbit.imaging import InputSpec, preprocess
 from lowbit.metrics import evaluate
 from lowbit.qat import layers
+from lowbit.quantizers import Job
+from lowbit.sensitivity import mixed
 
-KINDS = ("depthwise", "first", "last")
 PICTURES = 32
-# name: scales, kinds kept at 8 bits, budget of bits, error compensation, bias correction
-METHODS: dict[str, tuple[str, tuple[str, ...], float | None, Any, bool]] = {
-    "per tensor": ("tensor", (), None, None, False),
-    "per channel, least squares": ("channel", (), None, None, False),
-    "and depthwise, first, last at 8 bits": ("channel", KINDS, None, None, False),
-    "and bias correction": ("channel", KINDS, None, None, True),
-    "and GPTQ": ("channel", KINDS, None, gptq_mode, False),
-    "and GPTQ, bias correction": ("channel", KINDS, None, gptq_mode, True),
-    "and GPFQ, bias correction": ("channel", KINDS, None, gpfq_mode, True),
-    "and the most sensitive at 8 bits to 4.6": ("channel", KINDS, 4.6, None, False),
-    "and GPTQ, bias correction, to 4.6": ("channel", KINDS, 4.6, gptq_mode, True),
+# name: scales, budget of bits, error compensation, bias correction
+METHODS: dict[str, tuple[str, float | None, Any, bool]] = {
+    "per tensor": ("tensor", None, None, False),
+    "per channel, least squares": ("channel", None, None, False),
+    "and bias correction": ("channel", None, None, True),
+    "and GPTQ": ("channel", None, gptq_mode, False),
+    "and GPTQ, bias correction": ("channel", None, gptq_mode, True),
+    "and GPFQ, bias correction": ("channel", None, gpfq_mode, True),
+    "least noisy 8 and 4 bits to 4.6": ("channel", 4.6, None, False),
+    "and bias correction, to 4.6": ("channel", 4.6, None, True),
+    "and GPTQ, bias correction, to 4.6": ("channel", 4.6, gptq_mode, True),
 }
 
 
+def kept_at_eight(
+    detector: detectors.Detector, calibration: CalibrationSet, teacher: layers.RawHead, budget: float
+) -> set[str]:
+    """The convolutions that a scheme with this budget keeps at 8 bits."""
+    names = {name.removeprefix("model."): name for name in layers.convolutions(teacher)}
+    with tempfile.TemporaryDirectory() as folder:
+        job = Job(
+            scheme="benchmark",
+            settings={"budget": budget},
+            source=detector.source,
+            identity=detector.identity(),
+            input=detector.input,
+            calibration=calibration,
+            output=Path(folder) / "model.onnx",
+            unfinished=Path(folder),
+            progress=lambda _: None,
+        )
+        chosen, _ = mixed.eight_bit_modules(job, detector, list(names))
+    return {names[name] for name in chosen}
+
+
 def quantize(
-    teacher: layers.RawHead, calibration: CalibrationSet, size: int, method: tuple[Any, ...]
+    detector: detectors.Detector,
+    teacher: layers.RawHead,
+    calibration: CalibrationSet,
+    method: tuple[str, float | None, Any, bool],
 ) -> tuple[layers.RawHead, float]:
     """One method's network and its average weight bits."""
-    scales, kinds, budget, compensation, correct = method
-    settings = {"weight_bits": 4, "activation_bits": 16, "scales": scales, "budget": budget}
-    tensors = [torch.from_numpy(batch) for batch in calibration.batches(InputSpec(size))]
-    eight = layers.kept_at_eight(teacher, kinds)
-    if budget:
-        eight = layers.within_budget(teacher, settings, eight, [t.numpy() for t in tensors[:8]], lambda _: None)
+    scales, budget, compensation, correct = method
+    settings = {"weight_bits": 4, "activation_bits": 16, "scales": scales}
+    tensors = [torch.from_numpy(batch) for batch in calibration.batches(detector.input)]
+    eight = kept_at_eight(detector, calibration, teacher, budget) if budget else set()
     network = copy.deepcopy(teacher)
     layers.quantize_convolutions(network, settings, eight)
     layers.calibrate(network, iter([tensors[0].numpy()]))
@@ -99,7 +123,7 @@ def main() -> None:
     print(f"| float | 32 | {measure(teacher, dataset, detector.contract()):.4f} | |", flush=True)
     for name in options.only or METHODS:
         started = time.monotonic()
-        network, bits = quantize(teacher, calibration, detector.input.size, METHODS[name])
+        network, bits = quantize(detector, teacher, calibration, METHODS[name])
         minutes = (time.monotonic() - started) / 60
         accuracy = measure(network, dataset, detector.contract())
         print(f"| {name} | {bits:.2f} | {accuracy:.4f} | {minutes:.1f} |", flush=True)

@@ -47,17 +47,19 @@ class Scheme:
 
     @property
     def weight_bits(self) -> int:
-        """Bits of a weight as the precision names them; 8 where it names none (``mixed``), 32 for float schemes."""
-        return self._bits(0)
+        """Bits of a weight as the precision names them; the fewest of a ``mixed`` scheme, 32 for float schemes."""
+        return self._bits(0, "weight_bits")
 
     @property
     def activation_bits(self) -> int:
         """Bits of a quantized activation; 16 means floating point."""
-        return self._bits(1)
+        return self._bits(1, "activation_bits")
 
-    def _bits(self, which: int) -> int:
+    def _bits(self, which: int, setting: str) -> int:
+        if not self.quantized:
+            return 32
         named = re.fullmatch(r"w(\d+)a(\d+)", self.precision)
-        return int(named.group(which + 1)) if named else 32 if not self.quantized else 8
+        return int(named.group(which + 1)) if named else int(self.settings.get(setting, 8))
 
 
 def _catalogue(*schemes: Scheme) -> Mapping[str, Scheme]:
@@ -70,29 +72,27 @@ def _catalogue(*schemes: Scheme) -> Mapping[str, Scheme]:
 def _brevitas(scheme_id: str, summary: str, *, scales: str = "channel", **more: Any) -> Scheme:
     """A Brevitas scheme, whose precision names the bits of weights and activations."""
     precision = scheme_id.split("-")[0]
-    weight, activation = map(int, re.findall(r"\d+", precision))
-    settings = {"weight_bits": weight, "activation_bits": activation, "scales": scales, "eight": [], **more}
+    weight, activation = map(int, re.findall(r"\d+", precision)) if precision != "mixed" else (4, 16)
+    settings = {"weight_bits": weight, "activation_bits": activation, "scales": scales, **more}
     return Scheme(scheme_id, precision, "brevitas", f"Brevitas QCDQ, {summary}", settings)
 
 
-# Depthwise, first and last convolutions hold few weights and are hurt most; what else the budget has room for is chosen
-# by measured sensitivity.
+# The least noisy assignment of 8 and 4 bits within the budget (lowbit.sensitivity.mixed); a weight that moves at most half
+# a step only decides which way it rounds.
 _ROUNDED: dict[str, Any] = {
-    "eight": ["depthwise", "first", "last"],
     "budget": 4.6,
     "recovery": {"reach": 0.5, "pictures": "calibration", "steps": 1000},
 }
 _TUNED: dict[str, Any] = {
-    "eight": ["depthwise", "first", "last"],
     "budget": 4.3,
-    "recovery": {"reach": 1.0, "pictures": "training", "steps": 3600, "whole": 3},
+    "recovery": {"reach": 0.5, "pictures": "training", "steps": 2000},
 }
 _LABELLED: dict[str, Any] = {**_TUNED, "recovery": {**_TUNED["recovery"], "labels": 0.05}}
 
 
 def _inputs_of(start: str, settings: dict[str, Any]) -> dict[str, Any]:
     """Settings of a scheme that takes another one's recovered weights and quantizes the inputs too."""
-    return {"eight": settings["eight"], "budget": settings["budget"], "start": start}
+    return {"budget": settings["budget"], "start": start}
 
 
 CATALOGUE = _catalogue(
@@ -169,6 +169,16 @@ CATALOGUE = _catalogue(
     _brevitas("w4a16-brevitas-round", "learned rounding and scales on the calibration pictures", **_ROUNDED),
     _brevitas(
         "w4a8-brevitas-round", "the same weights with 8-bit inputs", **_inputs_of("w4a16-brevitas-round", _ROUNDED)
+    ),
+    _brevitas(
+        "mixed-brevitas-d1.0",
+        "8 and 4-bit weights, the fewest bits within 1.0 point of agreement on calibration pictures",
+        max_drop=0.01,
+    ),
+    _brevitas(
+        "mixed-brevitas-b6.0",
+        "8 and 4-bit weights, the least noisy 6.0 bits, learned rounding",
+        **{**_ROUNDED, "budget": 6.0},
     ),
     _brevitas("w4a16-brevitas-qat", "fine-tuned without labels on training pictures", **_TUNED),
     _brevitas("w4a16-brevitas-qat-labels", "the same with the detection loss on their labels", **_LABELLED),

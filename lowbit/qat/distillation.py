@@ -37,8 +37,6 @@ STATE, CURVE, PICTURE = "training.pt", "training.csv", "training.png"
 _KEPT_BYTES = 2**30
 _HELD_OUT = 16
 _SAVE_EVERY = 25
-# Scales of crops and of whole pictures; above 1 a little is cut off.
-_ZOOMS, _WHOLE = (0.5, 1.1), (0.75, 1.05)
 _COLUMNS = ("step", "classes", "boxes", "features", "held_out")
 # What a raw detector gives: neck features [n, c, h, w] a stride, box logits [n, 4 * reg_max, anchors], class logits
 # [n, classes, anchors].
@@ -50,18 +48,15 @@ State = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Plan:
-    """How to train. ``size``: side of the crops in pixels; ``whole``: every so many steps the squares have the
-    detector's input size and show whole pictures, as many as make up the same pixels, because a crop shows no object
-    larger than itself; 0 for never; ``rate``: peak learning rate of weights and biases, ``scale_rate`` of scales and
-    zero points; ``checks``: how often the held-out loss is taken; ``labels``: weight of the detection loss on labelled
-    boxes beside the distillation, 0 without."""
+    """How to train. ``size``: side of the crops in pixels; ``rate``: peak learning rate of weights and biases,
+    ``scale_rate`` of scales and zero points; ``checks``: how often the held-out loss is taken; ``labels``: weight of
+    the detection loss on labelled boxes beside the distillation, 0 without."""
 
     steps: int
     rate: float = 2e-4
     scale_rate: float = 2e-5
     batch: int = 8
     size: int = 320
-    whole: int = 0
     checks: int = 10
     labels: float = 0.0
     seed: int = 0
@@ -138,12 +133,10 @@ class Crops:
             self._bytes += image.nbytes
         return image, ratio
 
-    def _crop(
-        self, rng: np.random.Generator, size: int, zooms: tuple[float, float]
-    ) -> tuple[NDArray[np.uint8], Labels]:
-        index = int(rng.integers(len(self._paths)))
+    def _crop(self, rng: np.random.Generator) -> tuple[NDArray[np.uint8], Labels]:
+        size, index = self._plan.size, int(rng.integers(len(self._paths)))
         image, ratio = self._picture(index)
-        zoom = float(rng.uniform(*zooms))
+        zoom = float(rng.uniform(0.5, 1.1))
         height, width = (max(16, round(side * zoom)) for side in image.shape[:2])
         top, left = int(rng.integers(max(0, height - size) + 1)), int(rng.integers(max(0, width - size) + 1))
         shown = min(size, height), min(size, width)
@@ -170,13 +163,13 @@ class Crops:
 
     def _square(self, rng: np.random.Generator) -> tuple[NDArray[np.uint8], Labels]:
         """One crop, or four that meet in a random point."""
-        size = self._plan.size
         if rng.random() < 0.5:
-            return self._crop(rng, size, _ZOOMS)
+            return self._crop(rng)
+        size = self._plan.size
         x, y = (int(v) for v in rng.integers(round(0.3 * size), round(0.7 * size), 2))
         square, parts = np.empty((size, size, 3), np.uint8), []
         for x1, y1, x2, y2 in ((0, 0, x, y), (x, 0, size, y), (0, y, x, size), (x, y, size, size)):
-            crop, labels = self._crop(rng, size, _ZOOMS)
+            crop, labels = self._crop(rng)
             square[y1:y2, x1:x2] = crop[y1:y2, x1:x2]
             parts.append(_shown(labels, x1, y1, x2, y2))
         boxes, classes = (np.concatenate([getattr(part, name) for part in parts]) for name in ("boxes", "classes"))
@@ -184,18 +177,11 @@ class Crops:
 
     def batch(self, step: int, rank: int) -> tuple[Tensor, Targets]:
         """float32 [batch, 3, size, size] RGB in [0, 1], channels last, and what is labelled in it."""
-        rng, plan = np.random.default_rng([self._plan.seed, step, rank]), self._plan
-        if plan.whole and (step + 1) % plan.whole == 0:
-            size = self._longest
-            count = max(1, round(plan.batch * (plan.size / size) ** 2))
-            drawn = [self._crop(rng, size, _WHOLE) for _ in range(count)]
-        else:
-            size = plan.size
-            drawn = [self._square(rng) for _ in range(plan.batch)]
-        squares, labels = zip(*drawn, strict=True)
+        rng = np.random.default_rng([self._plan.seed, step, rank])
+        squares, labels = zip(*(self._square(rng) for _ in range(self._plan.batch)), strict=True)
         stack = np.stack([square[..., ::-1].transpose(2, 0, 1) for square in squares])
         pixels = torch.from_numpy(np.ascontiguousarray(stack)).float().div_(255)
-        boxes = np.concatenate([label.boxes for label in labels]) / size
+        boxes = np.concatenate([label.boxes for label in labels]) / self._plan.size
         targets = {
             "batch_idx": torch.from_numpy(
                 np.repeat(np.arange(len(labels)), [len(one.boxes) for one in labels])

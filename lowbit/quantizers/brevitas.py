@@ -1,10 +1,8 @@
 """Brevitas (https://github.com/Xilinx/brevitas): quantized in torch, exported as a QCDQ ONNX graph.
 
 Settings: ``weight_bits`` (8, 4); ``activation_bits`` (16: the inputs of convolutions stay in floating point, 8: they
-are unsigned with a zero point); ``scales`` (``tensor``, ``channel``: per output channel, by least squares); ``eight``
-(which convolutions keep 8-bit weights: ``depthwise``, ``first``, ``last``); ``budget`` (average bits a weight, scales
-included, up to which the most sensitive convolutions keep 8 bits too; none without); ``eight_top`` (how many of the most
-sensitive ones keep 8 bits; none without); ``recovery``
+are unsigned with a zero point); ``scales`` (``tensor``, ``channel``: per output channel, by least squares); which
+convolutions keep 8-bit weights, if any (:data:`lowbit.sensitivity.mixed.SETTINGS`); ``recovery``
 (:class:`lowbit.qat.distillation.Plan`'s fields, ``reach``, how many steps a weight may move, half a step for learned
 rounding, and ``pictures``, ``calibration`` or ``training``; none without); ``start`` (the
 scheme whose recovered weights and scales are taken; its artifact's folder is ``job.start``).
@@ -33,7 +31,6 @@ PACKAGES = ("torch", "ultralytics", "brevitas", "onnx", "onnxoptimizer", "lightn
 # The rest of the calibration pictures changes percentiles little and costs seconds each in float.
 _RANGE_PICTURES = 32
 _PARITY_PICTURES = 2
-_SENSITIVITY_PICTURES = 8
 RECOVERED = "recovered.safetensors"
 
 
@@ -43,22 +40,21 @@ def build(job: Job) -> dict[str, Any]:
 
     from lowbit import qcdq
     from lowbit.qat import layers
+    from lowbit.sensitivity import mixed
 
     settings = job.settings
     detector = detectors.rebuild(job.source, job.identity, HeadKind(settings["head"]), trust=settings["trust"])
     teacher = layers.fused(detector)
     student = copy.deepcopy(teacher)
     info: dict[str, Any] = {}
-    eight = layers.kept_at_eight(teacher, settings["eight"])
+    eight: set[str] = set()
     if job.start is not None:
-        eight = set(json.loads((job.start / MANIFEST).read_text(encoding="utf-8"))["eight_bit_convolutions"])
-    elif "eight_top" in settings:
-        probes = list(job.calibration.first(_SENSITIVITY_PICTURES).batches(job.input))
-        harm = layers.harms(teacher, settings, eight, probes, job.progress)
-        eight |= set(layers.most_harmed(harm)[: settings["eight_top"]])
-    elif "budget" in settings:
-        probes = list(job.calibration.first(_SENSITIVITY_PICTURES).batches(job.input))
-        eight = layers.within_budget(teacher, settings, eight, probes, job.progress)
+        manifest = json.loads((job.start / MANIFEST).read_text(encoding="utf-8"))
+        eight = set(manifest["eight_bit_convolutions"])
+    elif mixed.SETTINGS & settings.keys():
+        names = {name.removeprefix("model."): name for name in layers.convolutions(teacher)}
+        chosen, info["sensitivity"] = mixed.eight_bit_modules(job, detector, list(names))
+        eight = {names[name] for name in chosen}
     info["eight_bit_convolutions"] = sorted(eight)
     layers.quantize_convolutions(student, settings, eight)
     job.progress("calibrating")

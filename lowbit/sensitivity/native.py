@@ -70,6 +70,11 @@ class Graph:
         """Elements of every convolution's weight."""
         return {name: int(np.prod(self._weights[node.input[1]].dims)) for name, node in self.nodes.items()}
 
+    @property
+    def channels(self) -> dict[str, int]:
+        """Output channels of every convolution."""
+        return {name: int(self._weights[node.input[1]].dims[0]) for name, node in self.nodes.items()}
+
     @functools.cached_property
     def truth(self) -> Dataset:
         """The float graph's confident boxes. Raises :class:`lowbit.errors.InputError` if there are none."""

@@ -36,28 +36,29 @@ class Point:
 
 
 def assign(
-    noise: Mapping[str, Mapping[int, float]], cost: Mapping[str, Mapping[int, float]], limit: float
+    bounded: Mapping[str, Mapping[int, float]], minimized: Mapping[str, Mapping[int, float]], limit: float
 ) -> dict[str, int] | None:
-    """The assignment of least cost whose noise sums to at most ``limit``; None if there is none.
+    """The assignment with the least sum of ``minimized`` whose sum of ``bounded`` is at most ``limit``; None if there is
+    none.
 
-    ``noise`` and ``cost``: of every layer at every number of bits that it may have. Among equally cheap assignments the
-    less noisy one; the same input gives the same answer.
+    Both are given for every layer at every number of bits that it may have. Among equal sums the assignment with less of
+    what is bounded; the same input gives the same answer.
     """
     from scipy.optimize import Bounds, LinearConstraint, milp
 
-    choices = [(layer, bits) for layer in noise for bits in noise[layer]]
-    costs = np.array([cost[layer][bits] for layer, bits in choices], float)
-    noises = np.array([noise[layer][bits] for layer, bits in choices], float)
-    one = np.zeros((len(noise), len(choices)))
-    rows = {layer: row for row, layer in enumerate(noise)}
+    choices = [(layer, bits) for layer in bounded for bits in bounded[layer]]
+    costs = np.array([minimized[layer][bits] for layer, bits in choices], float)
+    sums = np.array([bounded[layer][bits] for layer, bits in choices], float)
+    one = np.zeros((len(bounded), len(choices)))
+    rows = {layer: row for row, layer in enumerate(bounded)}
     for column, (layer, _) in enumerate(choices):
         one[rows[layer], column] = 1
     # In units of the limit and of the dearest choice: the solver's tolerances are absolute.
     scale = max(limit, 1e-30)
-    slack = 1e-6 * noises / max(noises.max(), 1e-30)
+    slack = 1e-6 * sums / max(sums.max(), 1e-30)
     found = milp(
         costs / max(costs.max(), 1e-30) + slack,
-        constraints=[LinearConstraint(one, 1, 1), LinearConstraint(noises / scale, -np.inf, limit / scale)],
+        constraints=[LinearConstraint(one, 1, 1), LinearConstraint(sums / scale, -np.inf, limit / scale)],
         integrality=np.ones(len(choices)),
         bounds=Bounds(0, 1),
         options={"mip_rel_gap": 1e-6, "time_limit": 60.0},
@@ -65,6 +66,30 @@ def assign(
     if found.x is None:
         return None
     return {layer: bits for (layer, bits), taken in zip(choices, found.x, strict=True) if taken > 0.5}
+
+
+def noise_of(sqnr_db: float) -> float:
+    """Noise power over signal power of an SQNR in dB."""
+    return float(10 ** (-sqnr_db / 10))
+
+
+def within_budget(
+    noise: Mapping[str, Mapping[int, float]],
+    parameters: Mapping[str, int],
+    channels: Mapping[str, int],
+    budget: float,
+) -> dict[str, int]:
+    """The least noisy assignment of at most ``budget`` bits a weight, scales included.
+
+    Raises :class:`BuildError` for a budget below the cheapest assignment.
+    """
+    cost = {name: {bits: float(bits * parameters[name]) for bits in noise[name]} for name in noise}
+    room = budget * sum(parameters.values()) - _SCALE_BITS * sum(channels.values())
+    found = assign(cost, noise, room)
+    if found is None:
+        least = weight_bits({name: min(noise[name]) for name in noise}, parameters, channels)
+        raise BuildError(f"{budget} bits a weight are below the {least:.2f} of the cheapest assignment. Allow more.")
+    return found
 
 
 def search(

@@ -114,33 +114,25 @@ def test_crops_depend_on_seed_step_and_rank_only(task: Callable[..., Task]) -> N
     assert not torch.equal(Crops(paths, replace(PLAN, seed=1), 64).batch(7, 0)[0], batch)
 
 
-@pytest.mark.parametrize(("whole", "side"), [(0, 96), (1, 128)])
-def test_boxes_follow_the_pixels(tmp_path: Path, whole: int, side: int) -> None:
+def test_boxes_follow_the_pixels(tmp_path: Path) -> None:
     """A white rectangle on black is where its box says, whatever scale, cut, padding and mirror."""
     image = np.zeros((90, 160, 3), np.uint8)
     image[30:60, 50:110] = 255
     path = tmp_path / "white.png"
     cv2.imwrite(str(path), image)
     labels = {path: Labels(np.array([[50, 30, 110, 60]], np.float32), np.array([2]))}
-    crops = Crops((path,), replace(PLAN, size=96, batch=64, whole=whole), 128, labels)
+    crops = Crops((path,), replace(PLAN, size=96, batch=64), 128, labels)
     pixels, targets = crops.batch(0, 0)
-    assert len(targets["bboxes"]) > 30 and set(targets["cls"].ravel().tolist()) == {2}
+    assert len(targets["bboxes"]) > 60 and set(targets["cls"].ravel().tolist()) == {2}
     bright = pixels[:, 0].numpy() > 0.55
     unexplained = bright.copy()
-    for owner, box in zip(targets["batch_idx"].long(), targets["bboxes"].numpy() * side, strict=True):
+    for owner, box in zip(targets["batch_idx"].long(), targets["bboxes"].numpy() * 96, strict=True):
         (x1, y1), (x2, y2) = np.rint(box[:2] - box[2:] / 2).astype(int), np.rint(box[:2] + box[2:] / 2).astype(int)
         inner = bright[owner, y1 + 2 : y2 - 2, x1 + 2 : x2 - 2]
         assert not inner.size or inner.mean() > 0.98
         unexplained[owner, max(0, y1 - 2) : y2 + 2, max(0, x1 - 2) : x2 + 2] = False
     # What is left belongs to objects of which less than a quarter shows.
     assert unexplained.sum() < 0.12 * bright.sum()
-
-
-def test_whole_pictures_take_turns_with_crops(task: Callable[..., Task]) -> None:
-    crops = Crops(task().pictures, replace(PLAN, whole=3, batch=8), 64)
-    shapes = [tuple(crops.batch(step, 0)[0].shape) for step in range(6)]
-    # As many pixels a step, whatever their shape.
-    assert shapes == [(8, 3, 32, 32), (8, 3, 32, 32), (2, 3, 64, 64)] * 2
 
 
 def test_labels_join_where_the_plan_weighs_them(task: Callable[..., Task]) -> None:

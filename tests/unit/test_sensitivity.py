@@ -205,6 +205,18 @@ def test_weight_bits_count_scales() -> None:
     assert found == (400 + 800 + 6400 + 320 + 160) / 400
 
 
+def test_the_budget_is_used_and_kept() -> None:
+    noise, _ = twelve()
+    parameters, channels = (dict.fromkeys(noise, count) for count in (1000, 10))
+    found = search.within_budget(noise, parameters, channels, 5.9)
+    assert 5.5 < search.weight_bits(found, parameters, channels) <= 5.9
+    # Equal sizes: the noisiest keep 8 bits.
+    eight = {name for name, bits in found.items() if bits == 8}
+    assert eight == set(sorted(noise, key=lambda name: -noise[name][4])[: len(eight)])
+    with pytest.raises(BuildError, match=r"4\.1 bits a weight are below the 4\.32"):
+        search.within_budget(noise, parameters, channels, 4.1)
+
+
 @pytest.fixture
 def swept(tmp_path: Path) -> sweep.Sweep:
     detector = find("shapes10n")
