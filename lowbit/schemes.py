@@ -81,11 +81,11 @@ def _brevitas(scheme_id: str, summary: str, *, scales: str = "channel", **more: 
 # a step only decides which way it rounds.
 _ROUNDED: dict[str, Any] = {
     "budget": 4.6,
-    "recovery": {"reach": 0.5, "pictures": "calibration", "steps": 1000},
+    "recovery": {"reach": 0.5, "pictures": "calibration", "steps": 800},
 }
 _TUNED: dict[str, Any] = {
     "budget": 4.3,
-    "recovery": {"reach": 0.5, "pictures": "training", "steps": 2000},
+    "recovery": {"reach": 0.5, "pictures": "training", "steps": 1800},
 }
 _LABELLED: dict[str, Any] = {**_TUNED, "recovery": {**_TUNED["recovery"], "labels": 0.05}}
 
