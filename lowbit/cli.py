@@ -6,6 +6,7 @@ import argparse
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from lowbit.errors import LowbitError
 
@@ -31,9 +32,13 @@ def main(arguments: list[str] | None = None) -> int:
         "--max-slowdown", type=float, default=0.10, help="allowed fall of the speed-up, a ratio (0.10)"
     )
     compare.add_argument("--max-growth", type=float, default=0.05, help="allowed growth of the file, a ratio (0.05)")
+    merge = commands.add_parser("merge", help="one run out of the shards that several jobs measured")
+    merge.add_argument("part", type=Path, nargs="+", help="run folder of a shard")
+    merge.add_argument("--to", type=Path, required=True, help="the run folder to make")
     widen = commands.add_parser("widen", help="write an INT4 artifact's INT8 form, for runtimes that have no INT4")
     widen.add_argument("source", type=Path, help="the .onnx file to read")
     widen.add_argument("target", type=Path, help="the .onnx file to write")
+    _add_sensitivity(commands)
     options = parser.parse_args(arguments)
     try:
         if options.command == "doctor":
@@ -44,6 +49,14 @@ def main(arguments: list[str] | None = None) -> int:
             fetch_assets(options)
         elif options.command == "compare":
             return compare_runs(options)
+        elif options.command in ("sweep", "layers", "search"):
+            from lowbit.sensitivity import command
+
+            print(getattr(command, options.command)(options))
+        elif options.command == "merge":
+            from lowbit.report.merge import merge as merge_runs
+
+            print(merge_runs(options.part, options.to))
         elif options.command == "widen":
             print(write_widened(options.source, options.target))
         else:
@@ -52,6 +65,37 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"lowbit: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def _add_sensitivity(commands: Any) -> None:
+    """The commands that say which layers hurt."""
+    sweep = commands.add_parser(
+        "sweep", help="AutoQuant's layer sensitivity over dtypes and granularity, or merge parts"
+    )
+    sweep.add_argument("--only", action="append", metavar="ID", help="combination, repeatable (all of them)")
+    sweep.add_argument("--size", type=int, default=320, help="side of the pictures, at most the detector's own (320)")
+    sweep.add_argument("--to", type=Path, default=Path("runs"), help="where sweeps are kept (runs)")
+    sweep.add_argument("--merge", type=Path, nargs="+", metavar="PART", help="merge folders of one sweep into --to")
+    layers = commands.add_parser(
+        "layers", help="what every convolution of the ONNX graph costs, beside AutoQuant's ranking"
+    )
+    layers.add_argument("--bits", type=int, choices=(4, 8), default=8, help="of weights (8)")
+    layers.add_argument("--inputs", action="store_true", help="quantize the convolutions' inputs to 8 bits too")
+    layers.add_argument("--beside", type=Path, metavar="FOLDER", help="a combination's folder of a sweep")
+    find = commands.add_parser("search", help="the cheapest bits of every convolution within a drop")
+    find.add_argument(
+        "--max-drop", type=float, default=0.01, help="of agreement with the float graph, a fraction (0.01)"
+    )
+    find.add_argument(
+        "--objective", choices=("bits", "size", "latency"), default="bits", help="what is made small (bits)"
+    )
+    find.add_argument("--to", type=Path, default=Path("runs"), help="where the result is kept (runs)")
+    for parser, images in ((sweep, 16), (layers, 8), (find, 40)):
+        parser.add_argument("--detector", default="shapes10n", help="a name, an .onnx or .pt file (shapes10n)")
+        parser.add_argument("--calibration", type=Path, help="list of pictures (the detector's own)")
+        parser.add_argument("--images", type=int, default=images, help=f"how many of them ({images})")
+        parser.add_argument("--image-size", type=int, help="side of the input, for files that leave it open")
+        parser.add_argument("--trust-checkpoint", action="store_true", help="unpickle checkpoints of unknown origin")
 
 
 def doctor() -> str:

@@ -119,45 +119,47 @@ def _write_tail(
     output: str,
 ) -> None:
     points, strides = anchor_points(contract)
-    best, logits, sides, places, start = [], [], [], [], 0
+    best: list[str] = []
+    logits: list[str] = []
+    sides: list[str] = []
+    places: list[str] = []
+    start = 0
     for (boxes, classes), stride in zip(levels, contract.strides, strict=True):
         cells = (contract.size // stride) ** 2
-        flat = build("Reshape", classes, build.constant([contract.classes, cells]))
-        top = build("ReduceMax", flat, axes=[0], keepdims=0)
-        values, chosen = build.two("TopK", top, build.constant([min(kept, cells)]), axis=0)
-        box = build("Reshape", boxes, build.constant([4 * len(bins), cells]))
         here = slice(start, start + cells)
-        grid = build.constant(np.concatenate([points[here].T, strides[None, here]]).astype(np.float32))
+        # A row an anchor: an integer convolution's output lies so already, and rows are gathered whole.
+        flat, box = (
+            build("Reshape", build("Transpose", name, perm=[0, 2, 3, 1]), build.constant([cells, width]))
+            for name, width in ((classes, contract.classes), (boxes, 4 * len(bins)))
+        )
+        values, chosen = build.two(
+            "TopK", build("ReduceMax", flat, axes=[1], keepdims=0), build.constant([min(kept, cells)]), axis=0
+        )
+        grid = build.constant(np.concatenate([points[here], strides[here, None]], 1).astype(np.float32))
         best.append(values)
-        logits.append(build("Gather", flat, chosen, axis=1))
-        sides.append(build("Gather", box, chosen, axis=1))
-        places.append(build("Gather", grid, chosen, axis=1))
+        for parts, source in ((logits, flat), (sides, box), (places, grid)):
+            parts.append(build("Gather", source, chosen, axis=0))
         start += cells
-    joined = [build("Concat", *parts, axis=-1) for parts in (best, logits, sides, places)]
-    _, chosen = build.two("TopK", joined[0], build.constant([kept]), axis=0)
-    scores, boxes, grid = (build("Gather", part, chosen, axis=1) for part in joined[1:])
+    _, chosen = build.two("TopK", build("Concat", *best, axis=0), build.constant([kept]), axis=0)
+    scores, boxes, grid = (
+        build("Gather", build("Concat", *parts, axis=0), chosen, axis=0) for parts in (logits, sides, places)
+    )
     # One detection a (anchor, class) pair, best first.
-    pairs = build("Reshape", build("Transpose", scores, perm=[1, 0]), build.constant([-1]))
-    score, pair = build.two("TopK", pairs, build.constant([kept]), axis=0)
-    anchor, label = (
-        build("Div", pair, build.constant(contract.classes)),
-        build("Mod", pair, build.constant(contract.classes)),
-    )
-    boxes, grid = (build("Gather", part, anchor, axis=1) for part in (boxes, grid))
-    shares = build("Softmax", build("Reshape", boxes, build.constant([4, len(bins), kept])), axis=1)
-    distance = build(
-        "ReduceSum", build("Mul", shares, build.constant(bins[None, :, None])), build.constant([1]), keepdims=0
-    )
-    near, far = build.two("Split", distance, build.constant([2, 2]), axis=0)
-    centre, pitch = build.two("Split", grid, build.constant([2, 1]), axis=0)
-    corners = build("Concat", build("Sub", centre, near), build("Add", centre, far), axis=0)
-    rows = [
+    score, pair = build.two("TopK", build("Reshape", scores, build.constant([-1])), build.constant([kept]), axis=0)
+    classes = build.constant(contract.classes)
+    anchor, label = build("Div", pair, classes), build("Mod", pair, classes)
+    boxes, grid = (build("Gather", part, anchor, axis=0) for part in (boxes, grid))
+    shares = build("Softmax", build("Reshape", boxes, build.constant([kept, 4, len(bins)])), axis=2)
+    distance = build("ReduceSum", build("Mul", shares, build.constant(bins)), build.constant([2]), keepdims=0)
+    near, far = build.two("Split", distance, build.constant([2, 2]), axis=1)
+    centre, pitch = build.two("Split", grid, build.constant([2, 1]), axis=1)
+    corners = build("Concat", build("Sub", centre, near), build("Add", centre, far), axis=1)
+    columns = [
         build("Mul", corners, pitch),
-        build("Unsqueeze", build("Sigmoid", score), build.constant([0])),
-        build("Unsqueeze", build("Cast", label, to=1), build.constant([0])),  # 1: FLOAT
+        build("Unsqueeze", build("Sigmoid", score), build.constant([1])),
+        build("Unsqueeze", build("Cast", label, to=1), build.constant([1])),  # 1: FLOAT
     ]
-    columns = build("Transpose", build("Concat", *rows, axis=0), perm=[1, 0])
-    build("Unsqueeze", columns, build.constant([0]), output=output)
+    build("Unsqueeze", build("Concat", *columns, axis=1), build.constant([0]), output=output)
 
 
 class _Builder:

@@ -120,6 +120,16 @@ def gpu() -> dict[str, Any] | None:
 
 
 @functools.cache
+def gpu_count() -> int:
+    """How many NVIDIA GPUs nvidia-smi lists."""
+    try:
+        done = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return 0
+    return len(done.stdout.splitlines())
+
+
+@functools.cache
 def provider_reason(provider: str) -> str | None:
     """Why a provider can't be used on this machine, with the remedy; None if it can."""
     import onnxruntime

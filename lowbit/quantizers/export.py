@@ -5,10 +5,29 @@ from __future__ import annotations
 from typing import Any
 
 from lowbit import detectors
+from lowbit.artifacts import BuildRequest
 from lowbit.decode import HeadKind
 from lowbit.quantizers import Job
 
 PACKAGES = ("torch", "ultralytics", "onnx")
+
+
+def settings_of(detector: detectors.Detector) -> dict[str, Any]:
+    """What a build in another process needs to know of a detector beside its identity."""
+    return {"detector": detector.name, "head": detector.head.kind.value, "trust": detector.trust}
+
+
+def request(detector: detectors.Detector) -> BuildRequest:
+    """What the store is asked for a detector's FP32 export."""
+    return BuildRequest(
+        tool="export",
+        scheme="fp32",
+        settings=settings_of(detector),
+        source=detector.source,
+        identity=detector.identity(),
+        input=detector.input,
+        packages=PACKAGES,
+    )
 
 
 def build(job: Job) -> dict[str, Any]:

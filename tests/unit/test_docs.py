@@ -1,0 +1,77 @@
+"""Every command in docs/ runs, in a project as the tutorial describes it; the declarations in it are what is run with."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lowbit.bundled.data import calibration, validation
+from tests.unit import toys
+
+ROOT = Path(__file__).parents[2]
+DOCS = sorted((ROOT / "docs").glob("*.md"))
+COMMANDS = [
+    pytest.param(path, block, id=f"{path.stem}-{number}")
+    for path in DOCS
+    for number, block in enumerate(re.findall(r"```console\n(.*?)```", path.read_text(), re.S), 1)
+]
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tutorial's files: a toy detector under its names, and the TOML that it shows."""
+    folder = tmp_path_factory.mktemp("project")
+    toys.make_detector(folder / "my.onnx")
+    toys.make_dataset(folder / "my").rename(folder / "my" / "instances.json")
+    toys.make_calibration(folder / "my").rename(folder / "my" / "images.txt")
+    toys.make_pictures(folder / "my" / "pictures", 4, seed=5)
+    first, second = re.findall(r"```toml\n(.*?)```", (ROOT / "docs" / "your-detector.md").read_text(), re.S)
+    (folder / "lowbit.toml").write_text(first)
+    (folder / "gate.toml").write_text(second)
+    # What compare and report read.
+    run(folder, "pytest --pyargs lowbit_suite.test_accuracy")
+    return folder
+
+
+def run(folder: Path, command: str) -> None:
+    program, *arguments = shlex.split(command)
+    done = subprocess.run(
+        [sys.executable, "-m", {"lowbit": "lowbit.cli"}.get(program, program), *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+        env={**os.environ, "LOWBIT_STORE": str(folder / "store")},
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+
+
+@pytest.mark.parametrize(("path", "block"), COMMANDS)
+def test_commands_run(path: Path, block: str, project: Path) -> None:
+    if "sensitivity" in path.stem:
+        # The bundled detector: its pictures are drawn once for all of these.
+        for draw, count in ((validation, 200), (calibration, 64)):
+            draw(project / "store" / "data", count)
+    for command in block.strip().splitlines():
+        run(project, command)
+
+
+def test_links_lead_somewhere() -> None:
+    for path in [*DOCS, ROOT / "README.md"]:
+        for target in re.findall(r"\]\((?!http)([^)#]+)\)", path.read_text()):
+            assert (path.parent / target).exists(), f"{path}: {target}"
+
+
+def test_the_declared_keys_are_all_explained() -> None:
+    from lowbit.declare import Declared
+
+    text = (ROOT / "docs" / "your-detector.md").read_text()
+    missing = [name for name in Declared.model_fields if f"`{name}`" not in text and f"\n{name} = " not in text]
+    assert not missing
