@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 MAX_SIZE = 4096
 WEIGHTED_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _BITS = {"INT4": 4, "UINT4": 4, "INT8": 8, "UINT8": 8, "FLOAT8E4M3FN": 8, "FLOAT8E5M2": 8, "FLOAT16": 16, "FLOAT": 32}
+# Ops whose output has values of their inputs only: what was quantized before them still is.
+_PASSING = frozenset({"Split", "Slice", "Concat", "MaxPool", "Reshape", "Transpose", "Resize", "Identity"})
 _HEAD_PREFIX = re.compile(r"(/model\.\d+/)")
 
 
@@ -362,6 +364,8 @@ def structure(model: onnx.ModelProto) -> Structure:
         feeds = [makers[name] for name in node.input if name in makers]
         dequantized = [feed for feed in feeds if feed.op_type == "DequantizeLinear"]
         data = makers.get(node.input[0]) if node.input else None
+        while data is not None and data.op_type in _PASSING:
+            data = makers.get(data.input[0])
         data_quantized = data is not None and data.op_type == "DequantizeLinear"
         if dequantized and len(dequantized) == len([f for f in feeds if f.op_type != "Constant"]):
             ops[node.op_type] += 1

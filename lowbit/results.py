@@ -90,7 +90,10 @@ class PictureRecord(_Model):
 
 
 class Entry(_Model):
-    """One scheme on one detector and one provider. mAP and drop are fractions (0.5 points is 0.005)."""
+    """One scheme on one detector and one provider. mAP and drop are fractions (0.5 points is 0.005).
+
+    ``layer_sqnr``: the raw head's SQNR in dB with one convolution alone quantized, where the scheme measured it.
+    """
 
     detector: str
     scheme: str
@@ -116,6 +119,7 @@ class Entry(_Model):
     drops: dict[str, float] | None = None
     worst_class: str | None = None
     class_drops: dict[str, float] | None = None
+    layer_sqnr: dict[str, float] | None = None
     pictures: list[PictureRecord] | None = None
     threshold: float | None = None
     artifact: ArtifactRecord | None = None

@@ -159,6 +159,7 @@ def _installed(module: str) -> bool:
 _NEEDS = {
     "export": {"ultralytics": "ultralytics"},
     "modelopt": {"modelopt": "nvidia-modelopt"},
+    "nncf": {"nncf": "nncf"},
     "brevitas": {"brevitas": "brevitas", "onnxoptimizer": "onnxoptimizer", "lightning_fabric": "lightning-fabric"},
 }
 

@@ -153,6 +153,13 @@ CATALOGUE = _catalogue(
         "ONNX Runtime static PTQ, U8 activations, S8 per-channel weights, entropy; laid out for CPU",
         {"calibration_method": "entropy", "tail": "lean"},
     ),
+    Scheme(
+        "int8-nncf",
+        "int8",
+        "nncf",
+        "Intel NNCF static PTQ on the ONNX graph, an optional extra: a second tool's opinion",
+        {"preset": "mixed"},
+    ),
     _brevitas("w8a16-brevitas", "8-bit weights per channel, float activations: the pipeline's self-test"),
     _brevitas("w8a8-brevitas", "8-bit weights per channel, 8-bit inputs of convolutions"),
     _brevitas("w4a16-brevitas-tensor", "4-bit weights, one scale a tensor: the naive reference", scales="tensor"),

@@ -12,6 +12,7 @@ from typing import Any
 
 from lowbit import graph
 from lowbit.quantizers import CalibrationReader, Job
+from lowbit.sensitivity import native
 
 _SENSITIVITY_PICTURES = 8
 PACKAGES = ("nvidia-modelopt", "onnxruntime-gpu", "onnx", "onnx-graphsurgeon", "onnxslim", "numpy")
@@ -27,7 +28,9 @@ def build(job: Job) -> dict[str, Any]:
         excluded |= set(graph.head_nodes(model))
     info: dict[str, Any] = {}
     if job.settings.get("float_top"):
-        info["float_convolutions"] = _most_sensitive(job, job.settings["float_top"])
+        alone = _sensitivity(job)
+        info["sensitivity"] = {"sqnr_db": alone}
+        info["float_convolutions"] = native.most_sensitive(alone, job.settings["float_top"])
         excluded |= set(info["float_convolutions"])
     # ModelOpt writes into the file that it is given, and leaves others beside its output.
     scratch = job.output.parent / "scratch"
@@ -52,10 +55,8 @@ def build(job: Job) -> dict[str, Any]:
     return {**info, "excluded_nodes": len(excluded)}
 
 
-def _most_sensitive(job: Job, count: int) -> list[str]:
-    """The convolutions that 8 bits hurt most, each measured alone on the graph itself."""
-    from lowbit.sensitivity import native
-
+def _sensitivity(job: Job) -> dict[str, float]:
+    """What 8 bits cost every convolution alone, measured on the graph itself."""
     contract = graph.contract_of(job.source, graph.load(job.source))
     floating = native.Graph(job.source, contract, job.input, job.calibration.paths[:_SENSITIVITY_PICTURES])
-    return native.most_sensitive(native.sqnr_alone(floating, 8, inputs=True, progress=job.progress), count)
+    return native.sqnr_alone(floating, 8, inputs=True, progress=job.progress)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import html
 import io
 from collections.abc import Callable, Sequence
 from itertools import groupby
@@ -50,7 +51,7 @@ def _section(detector: str, provider: str, entries: Sequence[Entry], folder: Pat
         # The sentence is Markdown for summary.md.
         "sentence": recommend(entries).replace("**", "").replace("`", ""),
         "entries": entries,
-        "charts": [chart for chart in (_drops(entries), _pareto(entries)) if chart],
+        "charts": [chart for chart in (_drops(entries), _pareto(entries), _layers(entries)) if chart],
         "sizes": _by_size(entries),
         "classes": _by_class(entries),
         "gallery": [(entry, _pictures(entry, folder)) for entry in entries if entry.pictures],
@@ -133,8 +134,26 @@ def _pareto(entries: Sequence[Entry]) -> str:
             axes.set(xlabel=name, ylabel="AP@[.5:.95]")
             axes.grid(color="0.92")
 
-    legend = ", ".join(f"{number} {scheme}" for scheme, number in numbers.items())
+    legend = ", ".join(f"{number} {html.escape(scheme)}" for scheme, number in numbers.items())
     return _svg(draw, 8.2, 3.4) + f'<p class="legend">{legend}</p>'
+
+
+def _layers(entries: Sequence[Entry], count: int = 20) -> str:
+    """What the most sensitive convolutions cost alone, of the first scheme that measured it."""
+    measured = next((entry for entry in entries if entry.layer_sqnr), None)
+    if measured is None or not measured.layer_sqnr:
+        return ""
+    worst = sorted(measured.layer_sqnr.items(), key=lambda item: item[1])[:count]
+
+    def draw(figure: Any) -> None:
+        axes = figure.subplots()
+        rows = range(len(worst))
+        axes.barh(rows, [value for _, value in reversed(worst)], color="0.75", edgecolor="0.2", height=0.7)
+        axes.set_yticks(rows, [name for name, _ in reversed(worst)], fontsize=7)
+        axes.set(xlabel="SQNR of the raw head, dB, with this convolution alone quantized: short bars are sensitive")
+
+    caption = f"The {len(worst)} most sensitive convolutions, measured for {html.escape(measured.scheme)}"
+    return _svg(draw, 8.2, 0.9 + 0.2 * len(worst)) + f'<p class="legend">{caption}</p>'
 
 
 def _svg(draw: Callable[[Any], None], width: float, height: float) -> str:

@@ -90,12 +90,21 @@ def test_charts_tables_and_no_network(tmp_path: Path) -> None:
     assert page(tmp_path, measured("fp32", 0.0), shown) == text
 
 
+def test_sensitive_layers_are_a_chart(tmp_path: Path) -> None:
+    harm = {f"model.{number}.conv": 10.0 + number for number in range(30)}
+    text = page(tmp_path, measured("fp32", 0.0), measured("int8-modelopt-k5", 0.01, layer_sqnr=harm))
+    checked(text)
+    assert text.count("<svg") == 3
+    assert "model.0.conv" in text and "model.25.conv" not in text and "20 most sensitive" in text
+
+
 def test_what_a_detector_is_called_cannot_become_html(tmp_path: Path) -> None:
     nasty = measured("int8-ort-minmax", 0.2, status=Status.FAILED, reason="<script>alert(1)</script>")
-    nasty = nasty.model_copy(update={"detector": "<b>bold", "scheme": "<i>x"})
-    text = page(tmp_path, measured("fp32", 0.0), nasty)
+    nasty = nasty.model_copy(update={"detector": "<b>bold", "scheme": "<i>x", "layer_sqnr": {"<u>y": 1.0}})
+    other = measured("fp32", 0.0).model_copy(update={"detector": "<b>bold"})
+    text = page(tmp_path, other, nasty)
     checked(text)
-    assert "<b>bold" not in text and "<i>x" not in text
+    assert "<b>bold" not in text and "<i>x" not in text and "<u>y" not in text
 
 
 def test_skips_are_listed_and_nothing_measured_is_fine(tmp_path: Path) -> None:
