@@ -212,6 +212,56 @@ def _is_dfl(node: onnx.NodeProto, weights: dict[str, onnx.TensorProto]) -> bool:
     return bool(np.allclose(bins * (len(bins) - 1) / bins[-1], np.arange(len(bins)), rtol=0, atol=0.5))
 
 
+def activation_scales(model: onnx.ModelProto) -> dict[str, tuple[NDArray[np.float32], NDArray[np.uint8]]]:
+    """Scale and zero point, as unsigned 8 bits, of every float tensor that a QDQ graph quantizes with one scale.
+
+    A signed tensor's zero point moves by 128: the same values. Where a tensor is quantized several times, the first pair
+    in the graph's order counts.
+    """
+    from onnx import numpy_helper
+
+    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    stored |= {
+        node.output[0]: numpy_helper.to_array(node.attribute[0].t)
+        for node in model.graph.node
+        if node.op_type == "Constant" and node.attribute[0].name == "value"
+    }
+    found: dict[str, tuple[NDArray[np.float32], NDArray[np.uint8]]] = {}
+    for node in model.graph.node:
+        if node.op_type != "QuantizeLinear" or node.input[0] in stored or node.input[1] not in stored:
+            continue
+        scale = stored[node.input[1]]
+        zero = stored.get(node.input[2], np.uint8(0)) if len(node.input) > 2 else np.uint8(0)
+        if scale.size != 1 or np.asarray(zero).dtype not in (np.int8, np.uint8):
+            continue
+        moved = int(np.asarray(zero).item()) + (128 if np.asarray(zero).dtype == np.int8 else 0)
+        found.setdefault(node.input[0], (np.asarray(scale, np.float32).reshape(()), np.asarray(moved, np.uint8)))
+    return found
+
+
+def dequantized_weights(model: onnx.ModelProto) -> dict[str, NDArray[np.float32]]:
+    """The float values, [out, ...], of every convolution's weight that a QDQ graph stores in integers, by node name."""
+    from onnx import numpy_helper
+
+    stored = {tensor.name: tensor for tensor in model.graph.initializer}
+    makers = {output: node for node in model.graph.node for output in node.output}
+    found = {}
+    for node in weighted_convolutions(model):
+        feed = makers.get(node.input[1])
+        if feed is None or feed.op_type != "DequantizeLinear":
+            continue
+        source = makers.get(feed.input[0])
+        name = source.input[0] if source is not None and source.op_type == "Clip" else feed.input[0]
+        if name not in stored or feed.input[1] not in stored:
+            continue
+        values = numpy_helper.to_array(stored[name]).astype(np.float32)
+        scale = numpy_helper.to_array(stored[feed.input[1]]).astype(np.float32)
+        zero = numpy_helper.to_array(stored[feed.input[2]]).astype(np.float32) if len(feed.input) > 2 else np.float32(0)
+        shape = (-1, *[1] * (values.ndim - 1))
+        found[node.name] = (values - np.reshape(zero, shape)) * np.reshape(scale, shape)
+    return found
+
+
 def dfl_bins(model: onnx.ModelProto) -> NDArray[np.float32] | None:
     """The values of the distribution focal loss' bins, float32 [n], as a float graph stores them; None without one."""
     from onnx import numpy_helper

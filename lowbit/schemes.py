@@ -153,6 +153,16 @@ CATALOGUE = _catalogue(
         "ONNX Runtime static PTQ, U8 activations, S8 per-channel weights, entropy; laid out for CPU",
         {"calibration_method": "entropy", "tail": "lean"},
     ),
+    *(
+        Scheme(
+            f"{start}-cpu",
+            start.split("-")[0],
+            "lower",
+            f"the weights and scales of {start}, laid out for ONNX Runtime's CPU kernels",
+            {"start": start, "tail": "lean"},
+        )
+        for start in ("int8-modelopt-entropy", "w8a8-brevitas")
+    ),
     Scheme(
         "int8-nncf",
         "int8",
@@ -204,3 +214,11 @@ def find(scheme_id: str) -> Scheme:
     except KeyError:
         near = difflib.get_close_matches(scheme_id, CATALOGUE, n=3, cutoff=0.4) or list(CATALOGUE)
         raise InputError(f"there is no scheme {scheme_id!r}. Nearest: {', '.join(near)}.") from None
+
+
+def origins(scheme: Scheme) -> list[Scheme]:
+    """A scheme and those whose artifacts it starts from, itself first."""
+    found = [scheme]
+    while start := found[-1].settings.get("start"):
+        found.append(find(start))
+    return found

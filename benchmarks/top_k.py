@@ -1,0 +1,62 @@
+"""Whether a sensitivity ranking beats chance: ``python -m benchmarks.top_k --detector yolov10n``.
+
+All convolutions at 4 bits, rounded to nearest, but K at 8 bits: the K most sensitive of the ranking on calibration
+pictures, against random choices of equal size. Measured on the detector's data set with the ONNX graph.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Collection
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from lowbit import detectors
+from lowbit.artifacts import Store, default_root
+from lowbit.metrics import evaluate
+from lowbit.quantizers import export
+from lowbit.runtime import SessionOptions, open_session, predict
+from lowbit.sensitivity import native
+
+PICTURES = 8
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--detector", default="shapes10n")
+    parser.add_argument("--k", type=int, action="append", help="repeatable (10 and 20)")
+    parser.add_argument("--draws", type=int, default=5)
+    options = parser.parse_args()
+    store = Store(default_root())
+    detector = detectors.find(options.detector)
+    dataset, calibration = detector.load_data(store.data), detector.load_calibration(store.data)
+    path = store.get(export.request(detector)).path
+    floating = native.Graph(path, detector.contract(), detector.input, calibration.paths[:PICTURES])
+    ranking = native.most_sensitive(
+        native.sqnr_alone(floating, 4, inputs=False, progress=lambda _: None), len(floating.nodes)
+    )
+
+    def accuracy(eight: Collection[str]) -> float:
+        bits = {name: 8 if name in eight else 4 for name in floating.nodes}
+        with tempfile.TemporaryDirectory() as folder:
+            target = Path(folder) / "model.onnx"
+            onnx.save(floating.quantized(bits, inputs=False), str(target))
+            session = open_session(target, SessionOptions())
+            return evaluate(dataset, predict(session, detector.contract(), dataset, detector.input)).map
+
+    print(f"{detector.name}, {len(dataset.images)} images of {dataset.name}, {PICTURES} calibration pictures")
+    print("| K | most sensitive | mean of random | standard deviation | draws |\n|---:|---:|---:|---:|---:|")
+    for count in options.k or (10, 20):
+        top = accuracy(ranking[:count])
+        rng = np.random.default_rng(0)
+        draws = [accuracy(set(rng.choice(ranking, count, replace=False))) for _ in range(options.draws)]
+        print(
+            f"| {count} | {top:.4f} | {np.mean(draws):.4f} | {np.std(draws, ddof=1):.4f} | {len(draws)} |", flush=True
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""Lowering another tool's graph for the CPU: its weights and scales stay, what it leaves out is added."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from lowbit import graph, runtime
+from lowbit.datasets import load_calibration
+from lowbit.decode import decode
+from lowbit.errors import BuildError
+from lowbit.imaging import InputSpec, preprocess
+from lowbit.proof import kernels
+from lowbit.quantizers import Job, lower
+from tests.unit import toys
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Job:
+    """The toy detector, its graph as Brevitas writes one (signed, with a Clip), and pictures."""
+    source = toys.make_detector(tmp_path / "toy.onnx")
+    (tmp_path / "start").mkdir()
+    toys.make_qcdq(source, tmp_path / "start" / "model.onnx")
+    return Job(
+        scheme="w8a8-brevitas-cpu",
+        settings={"start": "w8a8-brevitas", "tail": "lean"},
+        source=source,
+        identity={},
+        input=InputSpec(toys.SIZE),
+        calibration=load_calibration(toys.make_calibration(tmp_path / "calibration")),
+        output=tmp_path / "model.onnx",
+        unfinished=tmp_path,
+        progress=lambda _: None,
+        start=tmp_path / "start",
+    )
+
+
+def test_signed_scales_become_unsigned(job: Job) -> None:
+    assert job.start is not None
+    found = graph.activation_scales(graph.load(job.start / "model.onnx"))
+    assert set(found) == {"images", "features"}
+    scale, zero = found["images"]
+    assert (float(scale), int(zero), zero.dtype) == (pytest.approx(1 / 127), 128, np.uint8)
+
+
+def test_weights_are_what_the_integers_say(job: Job) -> None:
+    assert job.start is not None
+    model = graph.load(job.start / "model.onnx")
+    stored = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    found = graph.dequantized_weights(model)["/model.1/level32/Conv"]
+    expected = stored["w32_int8"].astype(np.float32) * stored["w32_scale"][:, None, None, None]
+    assert found == pytest.approx(expected)
+
+
+def test_the_lowered_graph_runs_in_integers_and_sees_the_same(job: Job) -> None:
+    assert job.start is not None
+    info = lower.build(job)
+    assert info["kept_scales"] == 2 and info["float_convolutions"] == []
+    lowered, start = graph.load(job.output), graph.load(job.start / "model.onnx")
+    structure = graph.structure(lowered)
+    assert structure.input_dtypes == ("UINT8",)
+    # The artifact's own scale and integers, not new ones.
+    assert graph.activation_scales(lowered)["images"] == graph.activation_scales(start)["images"]
+    mine, theirs = graph.dequantized_weights(lowered), graph.dequantized_weights(start)
+    for name, values in theirs.items():
+        assert mine[name] == pytest.approx(values, abs=1e-6 * float(np.abs(values).max()))
+    options = runtime.SessionOptions("cpu")
+    picture, _ = preprocess(job.calibration.paths[0], job.input)
+    assert kernels(job.output, options, picture).int8_mac_fraction == pytest.approx(1)
+    contract = graph.contract_of(job.source, lowered)
+    seen = [
+        decode(runtime.open_session(path, options).run(None, {"images": picture})[0], contract)
+        for path in (job.start / "model.onnx", job.output)
+    ]
+    confident = [
+        [d for d in zip(s.classes, np.rint(s.boxes).tolist(), s.scores, strict=True) if d[2] > 0.5] for s in seen
+    ]
+    assert len(confident[0]) == len(confident[1]) > 0
+    assert all(one[:2] == two[:2] for one, two in zip(*confident, strict=True))
+
+
+def test_a_convolution_in_float_stays_so(job: Job) -> None:
+    assert job.start is not None
+    model = onnx.load(str(job.start / "model.onnx"))
+    node = next(n for n in model.graph.node if n.name == "/model.1/level8/Conv")
+    weights = graph.dequantized_weights(model)[node.name]
+    model.graph.initializer.append(numpy_helper.from_array(weights, "float8"))
+    node.input[1] = "float8"
+    onnx.save(model, str(job.start / "model.onnx"))
+    assert lower.build(job)["float_convolutions"] == ["/model.1/level8/Conv"]
+    stored = {w.node: w.dtype for w in graph.structure(graph.load(job.output)).weights}
+    assert stored["/model.1/level8/Conv"] == "FLOAT" and stored["/model.1/level32/Conv"] == "INT8"
+
+
+def test_an_artifact_without_scales_is_refused(job: Job) -> None:
+    assert job.start is not None
+    (job.start / "model.onnx").write_bytes(job.source.read_bytes())
+    with pytest.raises(BuildError, match="none of its quantized activations is a tensor of"):
+        lower.build(job)
