@@ -52,7 +52,7 @@ def kept_at_eight(
     with tempfile.TemporaryDirectory() as folder:
         job = Job(
             scheme="benchmark",
-            settings={"budget": budget},
+            settings={"max_bits": budget},
             source=detector.source,
             identity=detector.identity(),
             input=detector.input,

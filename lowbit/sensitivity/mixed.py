@@ -1,6 +1,6 @@
 """Which convolutions of a torch module keep 8-bit weights among 4-bit ones, decided on its own FP32 graph.
 
-Settings, one of: ``eight_top`` (how many of the most sensitive), ``budget`` (average bits a weight, scales included: the
+Settings, one of: ``eight_top`` (how many of the most sensitive), ``max_bits`` (average bits a weight, scales included: the
 least noisy assignment within it), ``max_drop`` (of agreement with the float graph: the cheapest assignment within it).
 """
 
@@ -15,7 +15,7 @@ from lowbit.quantizers import Job
 from lowbit.sensitivity import native, search
 from lowbit.sensitivity.layermap import layer_map
 
-SETTINGS = frozenset({"eight_top", "budget", "max_drop"})
+SETTINGS = frozenset({"eight_top", "max_bits", "max_drop"})
 # Noise is measured on the first pictures of the calibration list, agreement on those after them.
 NOISE_PICTURES, AGREEMENT_PICTURES = 8, 32
 
@@ -40,8 +40,8 @@ def eight_bit_modules(job: Job, detector: Detector, modules: Sequence[str]) -> t
         eight = native.sqnr_alone(floating, 8, inputs=False, progress=job.progress)
         noise = {name: {8: search.noise_of(eight[name]), 4: search.noise_of(four[name])} for name in four}
         cost = {name: {bits: float(bits * count) for bits in (8, 4)} for name, count in floating.parameters.items()}
-        if "budget" in job.settings:
-            assigned = search.within_budget(noise, floating.parameters, floating.channels, job.settings["budget"])
+        if "max_bits" in job.settings:
+            assigned = search.within_budget(noise, floating.parameters, floating.channels, job.settings["max_bits"])
             found = {}
         else:
             held = native.Graph(path, detector.contract(), job.input, _others(pictures))
