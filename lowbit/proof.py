@@ -99,12 +99,16 @@ def compare_heads(reference: Sequence[NDArray[np.float32]], other: Sequence[NDAr
 
 
 def raw_heads(
-    model: onnx.ModelProto, options: SessionOptions, inputs: Sequence[NDArray[np.float32]]
+    model: onnx.ModelProto,
+    options: SessionOptions,
+    inputs: Sequence[NDArray[np.float32]],
+    names: Sequence[str] | None = None,
 ) -> list[NDArray[np.float32]]:
-    """What the head's last convolutions give for every input, one after the other."""
+    """What the head's last convolutions give for every input, one after the other, in the graph's order or in that of
+    ``names``."""
     import onnx
 
-    names = graph.head_outputs(model)
+    names = list(names or graph.head_outputs(model))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         onnx.save(graph.with_head_outputs(model), str(path))
