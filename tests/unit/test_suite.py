@@ -45,7 +45,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Toy:
     return Toy(tmp_path_factory.mktemp("toy"))
 
 
-SCHEMES = "fp32 or int8-ort-minmax"
+SCHEMES = "(fp32 or int8-ort-minmax) and not lean"
 
 
 def test_a_gate_passes_and_says_all_of_it(toy: Toy) -> None:
@@ -117,7 +117,7 @@ def blind(toy: Toy) -> Path:
 
 
 def test_a_failure_fails_the_run_and_says_why(toy: Toy, blind: Path) -> None:
-    done = toy.pytest("tests/test_accuracy.py", "-k", "fp32 and not cuda and not trt", dataset=blind)
+    done = toy.pytest("tests/test_accuracy.py", "-k", "fp32 and not lean and not cuda and not trt", dataset=blind)
     assert done.returncode == 1, done.stdout + done.stderr
     (entry,) = toy.results().entries
     assert entry.status == results.Status.ERROR
@@ -153,7 +153,11 @@ def test_expected_failures(toy: Toy, blind: Path, changes: dict[str, str], blind
     listing = expected(toy.folder, **changes)
     arguments: dict[str, Any] = {"dataset": blind} if blinded else {}
     done = toy.pytest(
-        "tests/test_accuracy.py", "-k", "fp32 and not cuda and not trt", f"--expected-failures={listing}", **arguments
+        "tests/test_accuracy.py",
+        "-k",
+        "fp32 and not lean and not cuda and not trt",
+        f"--expected-failures={listing}",
+        **arguments,
     )
     assert done.returncode == code, done.stdout + done.stderr
     assert said in done.stdout
@@ -180,7 +184,7 @@ def test_bad_input_is_refused_at_once(toy: Toy, tmp_path: Path) -> None:
     for replace, said in cases:
         store = replace.pop("store", tmp_path / "store")
         extra = [f"--scheme={replace.pop('scheme')}"] if "scheme" in replace else []
-        done = toy.pytest("tests/test_accuracy.py", "-k", "fp32", f"--store={store}", *extra, **replace)
+        done = toy.pytest("tests/test_accuracy.py", "-k", "fp32 and not lean", f"--store={store}", *extra, **replace)
         assert done.returncode == 4, (said, done.stdout + done.stderr)
         assert said in done.stderr
     assert not (tmp_path / "store" / "artifacts").exists()
@@ -228,7 +232,7 @@ def test_wrong_colours_are_seen(toy: Toy, tmp_path: Path) -> None:
         tmp_path / "project",
         DECLARED.replace("[gate]", 'colors = "bgr"\n[gate]'),
         "-k",
-        "fp32 and not cuda and not trt",
+        "fp32 and not lean and not cuda and not trt",
     )
     assert done.returncode == 1
     assert "sees next to nothing" in done.stdout
