@@ -196,9 +196,8 @@ CATALOGUE = _catalogue(
     ),
     _brevitas(
         "mixed-brevitas-b6.0",
-        "8 and 4-bit weights, the least noisy 6.0 bits, learned rounding",
+        "8 and 4-bit weights, the least noisy 6.0 bits, rounded to nearest",
         max_bits=6.0,
-        recovery={**_ROUNDED["recovery"], "steps": 800},
     ),
     _brevitas("w4a16-brevitas-qat", "fine-tuned without labels on training pictures", **_TUNED),
     _brevitas("w4a16-brevitas-qat-labels", "the same with the detection loss on their labels", **_LABELLED),
