@@ -161,12 +161,12 @@ def load_coco(path: Path, pictures: Path | None = None) -> Dataset:
         _check_annotation(path, entry, known, set(category_ids))
     if all(entry.get("iscrowd", 0) for entry in data["annotations"]):
         raise InputError(f"{path}: has crowds only (iscrowd 1), which count neither way. Label single objects.")
-    # pycocotools reads these two without asking.
+    # Optional in hand-made files; scoring reads both.
     for entry in data["annotations"]:
         entry.setdefault("iscrowd", 0)
         entry.setdefault("area", entry["bbox"][2] * entry["bbox"][3])
     for number, entry in enumerate(data["annotations"], 1):
-        # pycocotools marks a match by the annotation's id, so an id of 0 reads as "no match".
+        # Files with ids that repeat, or none: nothing may depend on them.
         entry["id"] = number
     return Dataset(
         name=path.stem.removeprefix("instances_"),

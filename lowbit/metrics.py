@@ -1,22 +1,21 @@
-"""Accuracy: COCO mAP by pycocotools, recall at a deployed threshold, and a paired bootstrap of the drop.
+"""Accuracy: COCO mAP, recall at a deployed threshold, and a paired bootstrap of the drop.
 
-The bootstrap resamples images, not detections: every image's matches, found once by pycocotools, are weighted by how
-often the image was drawn. With all weights one the result equals pycocotools' (tested).
+The bootstrap resamples images, not detections: every image's matches, found once, are weighted by how often the image was
+drawn. The metrics, and the bootstrap's with all weights one, equal pycocotools' (tested).
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lowbit.datasets import Dataset
 from lowbit.decode import Detections
+from lowbit.matching import Matching, match
 
 # Where recall and misses are counted: Ultralytics' default confidence for deployment, and IoU 0.5.
 DEPLOYED_CONFIDENCE = 0.25
@@ -67,122 +66,82 @@ def evaluate(dataset: Dataset, detections: Mapping[int, Detections]) -> Accuracy
 
     Raises ``KeyError`` for an image without an entry (an empty entry says that nothing was detected).
     """
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
-
-    rows = [_coco_rows(image.id, detections[image.id], dataset.category_ids) for image in dataset.images]
-    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
-        truth = COCO()
-        truth.dataset = dataset.coco
-        truth.createIndex()
-        found = truth.loadRes(np.concatenate(rows)) if any(map(len, rows)) else _nothing(truth)
-        scorer = COCOeval(truth, found, "bbox")
-        scorer.evaluate()
-        scorer.accumulate()
-        scorer.summarize()
-    stats = [float(value) for value in scorer.stats]
+    matching = match(dataset, detections)
+    # [A, T, K] and [A, T, K], NaN for a category without objects.
+    precision, recall = _precision_and_recall(matching)
     names = {category["id"]: str(category["name"]) for category in dataset.coco["categories"]}
-    per_category = _mean_where_defined(scorer.eval["precision"][:, :, :, 0, 2])
-    matches = _matches(scorer, len(dataset.images))
-    object_scores, object_images = _object_scores(scorer, len(dataset.images))
-    recall = float((object_scores >= DEPLOYED_CONFIDENCE).mean()) if len(object_scores) else 0.0
+    per_category = precision[0].mean(0)
+    scores = matching.object_scores
+    found = float((scores >= DEPLOYED_CONFIDENCE).mean()) if len(scores) else 0.0
     return Accuracy(
-        map=max(stats[0], 0.0),
-        map50=max(stats[1], 0.0),
-        map75=max(stats[2], 0.0),
-        map_small=_or_none(stats[3]),
-        map_medium=_or_none(stats[4]),
-        map_large=_or_none(stats[5]),
-        ar=max(stats[8], 0.0),
-        recall=recall,
-        miss_rate=1.0 - recall,
-        per_class={names[c]: v for c, v in zip(scorer.params.catIds, per_category, strict=True) if v is not None},
-        matches=matches,
-        object_scores=object_scores,
-        object_images=object_images,
+        map=_mean(precision[0]) or 0.0,
+        map50=_mean(precision[0, 0]) or 0.0,
+        map75=_mean(precision[0, 5]) or 0.0,
+        map_small=_mean(precision[1]),
+        map_medium=_mean(precision[2]),
+        map_large=_mean(precision[3]),
+        ar=_mean(recall[0]) or 0.0,
+        recall=found,
+        miss_rate=1.0 - found,
+        per_class={
+            names[c]: float(value)
+            for c, value in zip(sorted(dataset.category_ids), per_category, strict=True)
+            if not np.isnan(value)
+        },
+        matches=_matches(matching),
+        object_scores=scores,
+        object_images=matching.object_images,
     )
 
 
-def _coco_rows(image_id: int, found: Detections, category_ids: tuple[int, ...]) -> NDArray[np.float64]:
-    """pycocotools' array form: image id, x, y, width, height, score, category id; float64 [n, 7]."""
-    rows = np.empty((len(found), 7))
-    rows[:, 0] = image_id
-    rows[:, 1:3] = found.boxes[:, :2]
-    rows[:, 3:5] = found.boxes[:, 2:] - found.boxes[:, :2]
-    rows[:, 5] = found.scores
-    rows[:, 6] = np.asarray(category_ids)[found.classes]
-    return rows
+def _precision_and_recall(matching: Matching) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """COCO's average precision and largest recall, [areas, thresholds, categories], NaN without objects.
+
+    Precision is made monotone from the right and sampled at 101 recalls, as pycocotools' ``accumulate`` does.
+    """
+    areas, levels = matching.matched.shape[:2]
+    objects = matching.objects.sum(2)
+    precision = np.full((areas, levels, objects.shape[1]), np.nan)
+    recall = precision.copy()
+    for k, part in enumerate(_categories(matching)):
+        for a, t in itertools.product(np.flatnonzero(objects[:, k]), range(levels)):
+            matched, counted = matching.matched[a, t, part], ~matching.ignored[a, t, part]
+            # Between true positives precision only falls and recall stands still.
+            at = np.flatnonzero(matched & counted)
+            true = np.arange(1, len(at) + 1)
+            false = (~matched & counted).cumsum(dtype=np.int32)[at]
+            envelope = np.maximum.accumulate((true / (true + false))[::-1])[::-1]
+            reached = true / objects[a, k]
+            sampled = np.searchsorted(reached, _RECALL_POINTS, side="left")
+            precision[a, t, k] = envelope[sampled[sampled < len(at)]].sum() / len(_RECALL_POINTS)
+            recall[a, t, k] = reached[-1] if len(at) else 0.0
+    return precision, recall
 
 
-def _nothing(truth: Any) -> Any:
-    """pycocotools' loadRes cannot take an empty result; a detector that sees nothing must still be scored."""
-    from pycocotools.coco import COCO
-
-    empty = COCO()
-    empty.dataset = {**truth.dataset, "annotations": []}
-    empty.createIndex()
-    return empty
+def _categories(matching: Matching) -> list[slice]:
+    """Where each category's detections are."""
+    edges = np.searchsorted(matching.category, np.arange(matching.objects.shape[1] + 1))
+    return [slice(start, stop) for start, stop in itertools.pairwise(edges)]
 
 
-def _mean_where_defined(precision: NDArray[np.float64]) -> list[float | None]:
-    """AP of each category from precision [T, R, K]; None where a category has no object (marked -1)."""
-    return [float(p.mean()) if (p > -1).all() else None for p in np.moveaxis(precision, 2, 0)]
+def _mean(values: NDArray[np.float64]) -> float | None:
+    """The mean over what is defined, ``None`` if nothing is."""
+    defined = values[~np.isnan(values)]
+    return float(defined.mean()) if len(defined) else None
 
 
-def _or_none(value: float) -> float | None:
-    return None if value < 0 else value
-
-
-def _matches(scorer: Any, images: int) -> tuple[Matches, ...]:
-    params = scorer.params
-    areas, cap, levels = len(params.areaRng), params.maxDets[-1], len(params.iouThrs)
-    out = []
-    for k in range(len(params.catIds)):
-        at = k * areas * images
-        scores, owner, true, false = [], [], [], []
-        objects = np.zeros(images, np.int64)
-        for i, result in enumerate(scorer.evalImgs[at : at + images]):
-            if result is None:
-                continue
-            objects[i] = np.count_nonzero(np.asarray(result["gtIgnore"]) == 0)
-            count = len(result["dtScores"][:cap])
-            hit = np.asarray(result["dtMatches"]).reshape(levels, -1)[:, :count] > 0
-            skip = np.asarray(result["dtIgnore"]).reshape(levels, -1)[:, :count].astype(bool)
-            scores.append(np.asarray(result["dtScores"][:cap], float))
-            owner.append(np.full(count, i, np.int64))
-            true.append(hit & ~skip)
-            false.append(~hit & ~skip)
-        if not objects.any():
-            continue  # COCO leaves categories without objects out of the mean
-        order = np.argsort(-np.concatenate(scores), kind="mergesort")
-        out.append(
-            Matches(
-                np.concatenate(owner)[order],
-                np.concatenate(true, 1)[:, order],
-                np.concatenate(false, 1)[:, order],
-                objects,
-            )
+def _matches(matching: Matching) -> tuple[Matches, ...]:
+    """Those over all areas, a category each; COCO leaves categories without objects out of the mean."""
+    return tuple(
+        Matches(
+            matching.image[part],
+            matching.matched[0, :, part] & ~matching.ignored[0, :, part],
+            ~matching.matched[0, :, part] & ~matching.ignored[0, :, part],
+            objects,
         )
-    return tuple(out)
-
-
-def _object_scores(scorer: Any, images: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """The score that found each counted object at IoU 0.5, by category, image and annotation, 0 where none did; and the
-    index of its image."""
-    areas = len(scorer.params.areaRng)
-    found: list[float] = []
-    owners: list[int] = []
-    for k in range(len(scorer.params.catIds)):
-        for i, result in enumerate(scorer.evalImgs[k * areas * images : k * areas * images + images]):
-            if result is None:
-                continue
-            score_of = dict(zip(result["dtIds"], result["dtScores"], strict=True))
-            # pycocotools sorts ignored objects last and keeps the others' order.
-            matches = zip(np.asarray(result["gtMatches"])[0], result["gtIgnore"], strict=True)
-            mine = [score_of[int(match)] if match > 0 else 0.0 for match, ignored in matches if not ignored]
-            found += mine
-            owners += [i] * len(mine)
-    return np.asarray(found), np.asarray(owners, np.int64)
+        for part, objects in zip(_categories(matching), matching.objects[0], strict=True)
+        if objects.any()
+    )
 
 
 def compare(reference: Accuracy, quantized: Accuracy) -> dict[str, float]:
@@ -248,11 +207,11 @@ def resampled_map(matches: tuple[Matches, ...], weights: NDArray[np.int64]) -> N
     by_image = np.ascontiguousarray(weights.T, dtype=np.float64)
     total = np.zeros(draws)
     categories = np.zeros(draws)
-    for match in matches:
-        objects = weights @ match.objects
+    for found in matches:
+        objects = weights @ found.objects
         present = objects > 0
         sum_of_levels = np.zeros(draws)
-        for true, false in zip(match.true, match.false, strict=True):
+        for true, false in zip(found.true, found.false, strict=True):
             at = np.flatnonzero(true)
             if not len(at):
                 continue
@@ -260,16 +219,16 @@ def resampled_map(matches: tuple[Matches, ...], weights: NDArray[np.int64]) -> N
             wrong = np.flatnonzero(false[: at[-1]])
             segment = np.searchsorted(at, wrong)
             shape = (len(at), images)
-            between = csr_array((np.ones(len(wrong)), (segment, match.image[wrong])), shape=shape)
+            between = csr_array((np.ones(len(wrong)), (segment, found.image[wrong])), shape=shape)
             false_sum = np.cumsum(between @ by_image, 0)
-            true_sum = np.cumsum(by_image[match.image[at]], 0)
+            true_sum = np.cumsum(by_image[found.image[at]], 0)
             recall = true_sum / np.maximum(objects, 1)
             precision = true_sum / np.maximum(true_sum + false_sum, np.finfo(float).eps)
             envelope = np.maximum.accumulate(precision[::-1], 0)[::-1]
             reached = np.searchsorted(_RECALL_POINTS, recall.ravel(), side="right").reshape(recall.shape)
             steps = np.diff(reached, axis=0, prepend=0)
             sum_of_levels += (steps * envelope).sum(0) / len(_RECALL_POINTS)
-        total += np.where(present, sum_of_levels / len(match.true), 0.0)
+        total += np.where(present, sum_of_levels / len(found.true), 0.0)
         categories += present
     with np.errstate(invalid="ignore"):
         return np.asarray(total / np.where(categories > 0, categories, np.nan))

@@ -165,7 +165,7 @@ def environment() -> dict[str, Any]:
     names = ("lowbit", "onnxruntime-gpu", "onnx", "nvidia-modelopt", "torch", "ultralytics", "brevitas", "numpy")
     return {
         "python": platform.python_version(),
-        "packages": {name: version(name) for name in (*names, "opencv-python", "pycocotools", "pytest-benchmark")},
+        "packages": {name: version(name) for name in (*names, "opencv-python", "pytest-benchmark")},
         "cpu": {"name": cpu_name(), "cores": available_cores()},
         "gpu": gpu(),
         "providers": onnxruntime.get_available_providers(),

@@ -156,6 +156,39 @@ def test_equals_pycocotools(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(6))
+def test_equals_pycocotools_where_scores_and_overlaps_tie(seed: int) -> None:
+    """Few places, sides and scores, crowds among them, areas at COCO's bounds, and more than 100 detections."""
+    rng = np.random.default_rng(seed)
+
+    def box() -> list[float]:
+        return [float(v) for v in (*(16 * rng.integers(0, 6, 2)), *rng.choice([16, 32, 48, 96, 128], 2))]
+
+    objects = [
+        (i, CATEGORIES[int(rng.integers(3))], box(), int(rng.random() < 0.3)) for i in (1, 2, 3) for _ in range(9)
+    ]
+    detections = {
+        i: found([(box(), float(rng.choice([0.2, 0.5, 0.9])), int(rng.integers(3))) for _ in range(count)])
+        for i, count in zip((1, 2, 3), (0, 40, 600), strict=True)
+    }
+    dataset = make_dataset(objects, 3)
+    result, scorer = evaluate(dataset, detections), pycocotools(dataset, detections)
+    names = ["map", "map50", "map75", "map_small", "map_medium", "map_large", None, None, "ar"]
+    for name, expected in zip(names, scorer.stats, strict=False):
+        if name is not None:
+            assert getattr(result, name) == pytest.approx(expected, abs=1e-12), name
+    score_of = {one["id"]: one["score"] for one in scorer.cocoDt.anns.values()}
+    scores = [
+        score_of.get(int(by), 0.0)
+        for entry in scorer.evalImgs[: 4 * 3 * 3]
+        if entry is not None and entry["aRng"] == [0, 1e10]
+        for by, ignored in zip(entry["gtMatches"][0], entry["gtIgnore"], strict=True)
+        if not ignored
+    ]
+    assert result.object_scores.tolist() == scores
+    assert 0 < result.map < 0.95
+
+
+@pytest.mark.parametrize("seed", range(6))
 def test_unit_weights_give_the_map(seed: int) -> None:
     objects, detections = noisy(seed + 100)
     result = score(objects, detections, 12)
