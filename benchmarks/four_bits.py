@@ -1,8 +1,8 @@
 """What post-training methods make of 4-bit weights without training: ``python -m benchmarks.four_bits``.
 
 Every row starts from the float detector, is measured in torch on the detector's data set, and prints average weight
-bits (scales included), AP and minutes (calibration and method, without evaluation). What learns is measured by the suite
-itself: the schemes ``w4a16-brevitas-round`` and ``w4a16-brevitas-qat``.
+bits (scales included), AP and minutes (calibration and method, without evaluation). What ships is measured by the suite
+itself: the schemes ``w4a16-brevitas-gptq``, ``-round`` and ``-qat``.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import argparse
 import copy
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,17 +31,34 @@ from lowbit.quantizers import Job
 from lowbit.sensitivity import mixed
 
 PICTURES = 32
-# name: scales, budget of bits, error compensation, bias correction
-METHODS: dict[str, tuple[str, float | None, Any, bool]] = {
-    "per tensor": ("tensor", None, None, False),
-    "per channel, least squares": ("channel", None, None, False),
-    "and bias correction": ("channel", None, None, True),
-    "and GPTQ": ("channel", None, gptq_mode, False),
-    "and GPTQ, bias correction": ("channel", None, gptq_mode, True),
-    "and GPFQ, bias correction": ("channel", None, gpfq_mode, True),
-    "least noisy 8 and 4 bits to 4.6": ("channel", 4.6, None, False),
-    "and bias correction, to 4.6": ("channel", 4.6, None, True),
-    "and GPTQ, bias correction, to 4.6": ("channel", 4.6, gptq_mode, True),
+
+
+@dataclass(frozen=True)
+class Method:
+    """``scales``: tensor, channel, or input channels a block; ``budget``: of bits, filled by 8-bit convolutions."""
+
+    scales: str | int = "channel"
+    budget: float | None = None
+    compensation: Any = None
+    correct: bool = False
+
+
+METHODS: dict[str, Method] = {
+    "per tensor": Method("tensor"),
+    "per channel, least squares": Method(),
+    "blocks of 64 input channels": Method(64),
+    "blocks of 32 input channels": Method(32),
+    "per channel, bias correction": Method(correct=True),
+    "per channel, GPTQ": Method(compensation=gptq_mode),
+    "per channel, GPTQ, bias correction": Method(compensation=gptq_mode, correct=True),
+    "per channel, GPFQ, bias correction": Method(compensation=gpfq_mode, correct=True),
+    "least noisy 8 and 4 bits to 4.6": Method(budget=4.6),
+    "to 4.6, bias correction": Method(budget=4.6, correct=True),
+    "to 4.6, GPTQ": Method(budget=4.6, compensation=gptq_mode),
+    "to 4.6, GPTQ, bias correction": Method(budget=4.6, compensation=gptq_mode, correct=True),
+    "to 4.3, GPTQ, bias correction": Method(budget=4.3, compensation=gptq_mode, correct=True),
+    "to 5.0, GPTQ, bias correction": Method(budget=5.0, compensation=gptq_mode, correct=True),
+    "to 5.5, GPTQ, bias correction": Method(budget=5.5, compensation=gptq_mode, correct=True),
 }
 
 
@@ -65,32 +83,47 @@ def kept_at_eight(
     return {names[name] for name in chosen}
 
 
+def in_blocks(network: layers.RawHead, size: int) -> float:
+    """Round to 4 bits with a least-squares scale for every ``size`` input channels of every output channel and kernel
+    position, ``DequantizeLinear``'s blocks along axis 1; returns the average weight bits."""
+    found = layers.convolutions(network).values()
+    scales = 0
+    for conv in found:
+        out, channels, *kernel = conv.weight.shape
+        moved = conv.weight.data.movedim(1, -1).reshape(-1, channels)
+        for first in range(0, channels, size):
+            part = moved[:, first : first + size]
+            scale = layers.least_squares_scales(part, 4)
+            moved[:, first : first + size] = (part / scale).round().clamp(-8, 7) * scale
+            scales += len(part)
+        conv.weight.data = moved.reshape(out, *kernel, channels).movedim(-1, 1).contiguous()
+    return 4 + 32 * scales / sum(conv.weight.numel() for conv in found)
+
+
 def quantize(
-    detector: detectors.Detector,
-    teacher: layers.RawHead,
-    calibration: CalibrationSet,
-    method: tuple[str, float | None, Any, bool],
+    detector: detectors.Detector, teacher: layers.RawHead, calibration: CalibrationSet, method: Method
 ) -> tuple[layers.RawHead, float]:
     """One method's network and its average weight bits."""
-    scales, budget, compensation, correct = method
-    settings = {"weight_bits": 4, "activation_bits": 16, "scales": scales}
-    tensors = [torch.from_numpy(batch) for batch in calibration.batches(detector.input)]
-    eight = kept_at_eight(detector, calibration, teacher, budget) if budget else set()
     network = copy.deepcopy(teacher)
+    if isinstance(method.scales, int):
+        return network, in_blocks(network, method.scales)
+    settings = {"weight_bits": 4, "activation_bits": 16, "scales": method.scales}
+    tensors = [torch.from_numpy(batch) for batch in calibration.batches(detector.input)]
+    eight = kept_at_eight(detector, calibration, teacher, method.budget) if method.budget else set()
     layers.quantize_convolutions(network, settings, eight)
     layers.calibrate(network, iter([tensors[0].numpy()]))
-    if compensation is not None:
-        with torch.no_grad(), compensation(network, use_quant_activations=False) as mode:
+    if method.compensation is not None:
+        with torch.no_grad(), method.compensation(network, use_quant_activations=False) as mode:
             for _ in range(mode.num_layers):
                 for tensor in tensors:
                     mode.model(tensor)
                 mode.update()
-    if correct:
+    if method.correct:
         with torch.no_grad(), bias_correction_mode(network):
             for tensor in tensors:
                 network(tensor)
     found = layers.convolutions(network)
-    scale_count = sum(c.out_channels if scales == "channel" else 1 for c in found.values())
+    scale_count = sum(c.out_channels if method.scales == "channel" else 1 for c in found.values())
     total = sum(conv.weight.numel() for conv in found.values())
     bits = sum(conv.weight.numel() * (8 if name in eight else 4) for name, conv in found.items()) + 32 * scale_count
     return network.eval(), bits / total

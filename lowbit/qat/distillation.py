@@ -53,8 +53,8 @@ class Plan:
     the detection loss on labelled boxes beside the distillation, 0 without."""
 
     steps: int
-    rate: float = 2e-4
-    scale_rate: float = 2e-5
+    rate: float = 5e-5
+    scale_rate: float = 5e-6
     batch: int = 8
     size: int = 320
     checks: int = 10
@@ -279,6 +279,9 @@ def _train(fabric: Fabric, task: Task) -> dict[str, Any]:
     squares = fabric.to_device(squares.contiguous(memory_format=torch.channels_last))
     with torch.inference_mode():
         targets = [teacher(square[None]) for square in squares]
+    if not first:
+        # What training does not improve on held-out pictures stays as it was.
+        run.check(0, squares, targets)
     every = max(1, plan.steps // plan.checks)
     with ThreadPoolExecutor(1) as pool:
         coming: Future[tuple[Tensor, Targets]] = pool.submit(crops.batch, first, fabric.global_rank)
@@ -306,7 +309,7 @@ def _train(fabric: Fabric, task: Task) -> dict[str, Any]:
             run.follow(student, step)
             row: list[float] = [step + 1, *(part.item() for part in parts), math.nan]
             if (step + 1) % every == 0 or step + 1 == plan.steps:
-                row[-1] = run.check(squares, targets)
+                row[-1] = run.check(step + 1, squares, targets)
             run.rows.append(row)
             if fabric.is_global_zero:
                 recent = np.mean([r[1:4] for r in run.rows[-20:]], axis=0).sum()
@@ -363,14 +366,13 @@ class _Run:
         """Exponential moving average, quick at first."""
         follow(self.average, student, min(0.998, (step + 1) / (step + 20)))
 
-    def check(self, squares: Tensor, targets: list[Raw]) -> float:
+    def check(self, step: int, squares: Tensor, targets: list[Raw]) -> float:
         """The average's held-out loss, raw head only; remembers the best."""
         with torch.inference_mode():
             found = [losses(self.average(s[None]), target)[:2] for s, target in zip(squares, targets, strict=True)]
         loss = float(np.mean([float(classes + boxes) for classes, boxes in found]))
         if loss < self.best_loss:
-            self.best, self.best_loss = _copied(self.average.state_dict()), loss
-            self.best_step = int(self.rows[-1][0]) + 1 if self.rows else 1
+            self.best, self.best_loss, self.best_step = _copied(self.average.state_dict()), loss, step
         return loss
 
     def save(self, task: Task, step: int, student: nn.Module, optimizer: Any) -> None:

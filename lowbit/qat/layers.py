@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 from lowbit.detectors import OPSET, Detector
 from lowbit.errors import BuildError, UnavailableError
 from lowbit.proof import HeadDifference, compare_heads, raw_heads
-from lowbit.qat.distillation import Raw, Targets, losses
+from lowbit.qat.distillation import Raw, Targets
 from lowbit.runtime import SessionOptions
 
 MAX_OF_RANGE = 1e-3
@@ -135,60 +134,6 @@ def convolutions(network: RawHead) -> dict[str, nn.Conv2d]:
 
     bins = {id(module.conv) for module in network.modules() if isinstance(module, DFL)}
     return {n: m for n, m in network.named_modules() if isinstance(m, nn.Conv2d) and id(m) not in bins}
-
-
-def kept_at_eight(network: RawHead, kinds: Collection[str]) -> set[str]:
-    """Names of the convolutions of ``kinds``: ``depthwise``, ``first`` (of the network), ``last`` (of the head)."""
-    found = convolutions(network)
-    last = {id(branch[-1]) for kind in network.branches.values() for branch in kind}
-    members = {
-        "depthwise": {name for name, conv in found.items() if conv.groups > 1},
-        "first": {next(iter(found))},
-        "last": {name for name, conv in found.items() if id(conv) in last},
-    }
-    return set().union(*(members[kind] for kind in kinds))
-
-
-def within_budget(
-    network: RawHead,
-    settings: Mapping[str, Any],
-    eight: set[str],
-    pictures: Sequence[NDArray[np.float32]],
-    progress: Callable[[str], None],
-) -> set[str]:
-    """Add the convolutions that 4 bits hurt most for their size to ``eight``, up to ``settings["budget"]`` bits.
-
-    The budget is the average over all weights with a float32 scale an output channel. A convolution's harm is the
-    distillation loss of the float network with this convolution alone at 4 bits.
-    """
-    found = convolutions(network)
-    rounded = copy.deepcopy(network)
-    quantize_convolutions(rounded, {**settings, "activation_bits": 16}, eight)
-    layers = convolutions(rounded)
-    tensors = [torch.from_numpy(picture) for picture in pictures]
-    harm: dict[str, float] = {}
-    with torch.inference_mode():
-        rounded(tensors[0])
-        targets = [network(tensor) for tensor in tensors]
-        for number, (name, conv) in enumerate(found.items(), 1):
-            if name in eight:
-                continue
-            progress(f"measuring sensitivity, convolution {number} of {len(found)}")
-            kept = conv.weight.data
-            conv.weight.data = layers[name].quant_weight().value  # type: ignore[operator]  # a Brevitas layer
-            parts = [losses(network(tensor), target)[:2] for tensor, target in zip(tensors, targets, strict=True)]
-            conv.weight.data = kept
-            harm[name] = float(np.mean([float(classes + boxes) for classes, boxes in parts]))
-    weights = {name: conv.weight.numel() for name, conv in found.items()}
-    scales = sum(conv.out_channels for conv in found.values())
-    bits = 32 * scales + sum(count * (8 if name in eight else 4) for name, count in weights.items())
-    room = settings["budget"] * sum(weights.values()) - bits
-    chosen = set(eight)
-    for name in sorted(harm, key=lambda name: -harm[name] / weights[name]):
-        if 4 * weights[name] <= room:
-            room -= 4 * weights[name]
-            chosen.add(name)
-    return chosen
 
 
 def calibrate(network: RawHead, pictures: Iterator[NDArray[np.float32]], *, fresh: bool = True) -> None:

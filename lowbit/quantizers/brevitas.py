@@ -1,14 +1,12 @@
 """Brevitas (https://github.com/Xilinx/brevitas): quantized in torch, exported as a QCDQ ONNX graph.
 
 Settings: ``weight_bits`` (8, 4); ``activation_bits`` (16: the inputs of convolutions stay in floating point, 8: they
-are unsigned with a zero point); ``scales`` (``tensor``, ``channel``: per output channel, by least squares); ``eight``
-(which convolutions keep 8-bit weights: ``depthwise``, ``first``, ``last``: they hold few weights, and recovery can mend
-them least); ``budget`` (average bits a weight, scales included, up to which those that 4 bits hurt most for their size
-keep 8 bits too); or one of :data:`lowbit.sensitivity.mixed.SETTINGS`, where the graph's own noise decides alone;
-``recovery``
-(:class:`lowbit.qat.distillation.Plan`'s fields, ``reach``, how many steps a weight may move, half a step for learned
-rounding, and ``pictures``, ``calibration`` or ``training``; none without); ``start`` (the
-scheme whose recovered weights and scales are taken; its artifact's folder is ``job.start``).
+are unsigned with a zero point); ``scales`` (``tensor``, ``channel``: per output channel, by least squares); one of
+:data:`lowbit.sensitivity.mixed.SETTINGS` (which convolutions keep 8-bit weights, by the graph's own noise; none without);
+``gptq`` (on how many calibration pictures :mod:`lowbit.qat.compensation` makes up for rounding; none without);
+``recovery`` (:class:`lowbit.qat.distillation.Plan`'s fields, ``reach``, how many steps a weight may move, half a step
+for learned rounding, and ``pictures``, ``calibration`` or ``training``; none without); ``start`` (the scheme whose
+weights, scales and 8-bit convolutions are taken; its artifact's folder is ``job.start``).
 
 The detector's BatchNorm is folded into its convolutions first, as in the FP32 export, so that the drop is the
 quantizer's alone. The distribution focal loss' convolution belongs to the decode tail and stays in float.
@@ -34,7 +32,6 @@ PACKAGES = ("torch", "ultralytics", "brevitas", "onnx", "onnxoptimizer", "lightn
 # The rest of the calibration pictures changes percentiles little and costs seconds each in float.
 _RANGE_PICTURES = 32
 _PARITY_PICTURES = 2
-_SENSITIVITY_PICTURES = 8
 RECOVERED = "recovered.safetensors"
 
 
@@ -44,6 +41,7 @@ def build(job: Job) -> dict[str, Any]:
 
     from lowbit import qcdq
     from lowbit.qat import layers
+    from lowbit.qat.compensation import compensate
     from lowbit.sensitivity import mixed
 
     settings = job.settings
@@ -51,13 +49,10 @@ def build(job: Job) -> dict[str, Any]:
     teacher = layers.fused(detector)
     student = copy.deepcopy(teacher)
     info: dict[str, Any] = {}
-    eight = layers.kept_at_eight(teacher, settings["eight"])
+    eight: set[str] = set()
     if job.start is not None:
         manifest = json.loads((job.start / MANIFEST).read_text(encoding="utf-8"))
         eight = set(manifest["eight_bit_convolutions"])
-    elif "budget" in settings:
-        probes = list(job.calibration.first(_SENSITIVITY_PICTURES).batches(job.input))
-        eight = layers.within_budget(teacher, settings, eight, probes, job.progress)
     elif mixed.SETTINGS & settings.keys():
         names = {name.removeprefix("model."): name for name in layers.convolutions(teacher)}
         chosen, info["sensitivity"] = mixed.eight_bit_modules(job, detector, list(names))
@@ -69,8 +64,11 @@ def build(job: Job) -> dict[str, Any]:
         layers.load(student, job.start / RECOVERED)
     ranges = job.calibration.first(_RANGE_PICTURES).batches(job.input)
     layers.calibrate(student, ranges, fresh=job.start is None)
+    if "gptq" in settings:
+        compensate(student, list(job.calibration.first(settings["gptq"]).batches(job.input)), job.progress)
     if "recovery" in settings:
         info["recovery"] = _recover(job, teacher, student)
+    if {"gptq", "recovery"} & settings.keys():
         layers.save(student, job.output.parent / RECOVERED)
     job.progress("exporting")
     layers.export(student, job.input.size, job.output)

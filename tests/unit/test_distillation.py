@@ -164,6 +164,16 @@ def test_the_student_learns_and_the_best_is_kept(task: Callable[..., Task]) -> N
     assert (made.folder / PICTURE).read_bytes()[:4] == b"\x89PNG"
 
 
+def test_a_start_that_training_does_not_improve_is_kept(task: Callable[..., Task]) -> None:
+    def spoil(network: nn.Module) -> None:
+        network.scores.weight.add_(1)  # type: ignore[union-attr, operator]
+
+    made = task(bound=spoil)
+    start = copy.deepcopy(made.student.state_dict())
+    assert distil(made)["best_step"] == 0
+    assert all(torch.equal(value, start[name]) for name, value in made.student.state_dict().items())
+
+
 def test_a_collapse_is_not_exported(task: Callable[..., Task]) -> None:
     steps = iter(range(PLAN.steps))
 

@@ -1,0 +1,130 @@
+"""lowbit's INT8 artifacts against what a user would otherwise take, in one run on this machine's CPU.
+
+``pytest benchmarks/test_side_by_side.py --detector yolov10n``. Others are called as their own documentation shows, with
+the same calibration pictures: ModelOpt's ``quantize`` and ONNX Runtime's ``quantize_static`` with their defaults, and
+OpenVINO, plain and with NNCF's INT8, where it is installed (``pip install openvino nncf``). Every row is timed interleaved
+with the plain FP32 export, one input at a time, and scored on the detector's data set.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from fixtures.options import detector_name, detector_names
+from fixtures.workbench import Workbench
+from lowbit.imaging import preprocess
+from lowbit.latency import host, interleave
+from lowbit.metrics import drop_interval, evaluate
+from lowbit.runtime import SessionOptions, available_cores, deployed_options, open_session, predict
+from lowbit.schemes import CATALOGUE
+
+PAIRS = 60
+Pictures = list[NDArray[np.float32]]
+
+
+class Compiled:
+    """An OpenVINO model with the interface of an ONNX Runtime session."""
+
+    def __init__(self, model: Any, name: str) -> None:
+        import openvino
+
+        self.name = name
+        settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": available_cores()}
+        self._compiled = openvino.compile_model(model, "CPU", settings)
+
+    def get_inputs(self) -> list[Compiled]:
+        return [self]
+
+    def run(self, _: None, feed: dict[str, NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+        return [np.asarray(self._compiled(feed)[0])]
+
+
+def plain_modelopt(source: Path, name: str, pictures: Pictures, folder: Path) -> Any:
+    from modelopt.onnx.quantization import quantize
+
+    copied, target = shutil.copyfile(source, folder / "source.onnx"), folder / "modelopt.onnx"
+    quantize(
+        str(copied), quantize_mode="int8", calibration_data={name: np.concatenate(pictures)}, output_path=str(target)
+    )
+    return open_session(target, SessionOptions())
+
+
+def plain_ort(source: Path, name: str, pictures: Pictures, folder: Path) -> Any:
+    from onnxruntime.quantization import CalibrationDataReader, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]  # ONNX Runtime has no types
+        def __init__(self) -> None:
+            self.left = iter(pictures)
+
+        def get_next(self) -> dict[str, NDArray[np.float32]] | None:
+            picture = next(self.left, None)
+            return None if picture is None else {name: picture}
+
+    prepared, target = folder / "prepared.onnx", folder / "ort.onnx"
+    quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
+    quantize_static(str(prepared), str(target), Reader())
+    return open_session(target, deployed_options("int8"))
+
+
+def openvino_float(source: Path, name: str, _: Pictures, __: Path) -> Any:
+    openvino = pytest.importorskip("openvino", reason="not installed: pip install openvino")
+    return Compiled(openvino.convert_model(str(source)), name)
+
+
+def openvino_nncf(source: Path, name: str, pictures: Pictures, _: Path) -> Any:
+    openvino = pytest.importorskip("openvino", reason="not installed: pip install openvino")
+    nncf = pytest.importorskip("nncf", reason="not installed: pip install 'lowbit[nncf]'")
+    model = openvino.convert_model(str(source))
+    return Compiled(nncf.quantize(model, nncf.Dataset([{name: picture} for picture in pictures])), name)
+
+
+OTHERS: dict[str, Callable[[Path, str, Pictures, Path], Any]] = {
+    "ModelOpt, defaults": plain_modelopt,
+    "ONNX Runtime quantize_static, defaults": plain_ort,
+    "OpenVINO, float": openvino_float,
+    "OpenVINO, NNCF INT8": openvino_nncf,
+}
+OURS = ("fp32-lean", "int8-ort-minmax", "int8-ort-entropy", "int8-modelopt-entropy", "int8-modelopt-entropy-cpu")
+
+
+@pytest.mark.parametrize("what", [*OURS, *OTHERS])
+def test_side_by_side(
+    what: str, workbench: Workbench, tmp_path: Path, pytestconfig: pytest.Config, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chosen = detector_names(pytestconfig)[0]
+    detector, dataset = workbench.detector(chosen), workbench.dataset(chosen)
+    source = workbench.artifact(chosen, CATALOGUE["fp32"]).path
+    reference = open_session(source, SessionOptions())
+    name = reference.get_inputs()[0].name
+    if what in OTHERS:
+        paths = workbench.calibration(chosen).paths
+        pictures = [preprocess(path, detector.input)[0] for path in paths]
+        session = OTHERS[what](source, name, pictures, tmp_path)
+    else:
+        scheme = CATALOGUE[what]
+        session = open_session(workbench.artifact(chosen, scheme).path, deployed_options(scheme.precision))
+    tensor = workbench.inputs(chosen, 1)[0]
+    speedup, _, _ = interleave(
+        lambda: reference.run(None, {name: tensor}), lambda: session.run(None, {name: tensor}), pairs=PAIRS
+    )
+    both = [
+        evaluate(dataset, predict(one, detector.contract(), dataset, detector.input)) if dataset.labelled else None
+        for one in (reference, session)
+    ]
+    line = f"| {what} | {speedup.ratio:.2f}x [{speedup.low:.2f}, {speedup.high:.2f}] |"
+    if both[0] and both[1]:
+        low, high = drop_interval(both[0], both[1], len(dataset.images))
+        line += f" {both[1].map:.4f} | {100 * (both[0].map - both[1].map):.2f} [{100 * low:.2f}, {100 * high:.2f}] |"
+    with capsys.disabled():
+        if what == OURS[0]:
+            print(f"\n{detector_name(chosen)}, {len(dataset.images)} images of {dataset.name}; {host()}")
+            print("| what | speed-up over the FP32 export | AP | drop, points |\n|---|---:|---:|---:|")
+        print(line)
