@@ -16,9 +16,7 @@ test: $(VENV)/.installed
 	$(RUN) pytest -m "not slow and not sensitivity" $(DETECTORS) $(ARGS)
 
 bench: $(VENV)/.installed
-	$(RUN) benchmarks.harness $(DETECTORS)
-	$(RUN) pytest benchmarks/test_side_by_side.py $(DETECTORS)
-	$(RUN) pytest -m latency --benchmark-autosave $(DETECTORS) $(ARGS)
+	$(RUN) benchmarks $(DETECTORS) $(ARGS)
 
 lint: $(VENV)/.installed
 	$(RUN) ruff format --check .

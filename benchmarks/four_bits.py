@@ -2,7 +2,7 @@
 
 Every row starts from the float detector, is measured in torch on the detector's data set, and prints average weight
 bits (scales included), AP and minutes (calibration and method, without evaluation). What ships is measured by the suite
-itself: the schemes ``w4a16-brevitas-gptq``, ``-round`` and ``-qat``.
+itself: the schemes ``w4a16-brevitas-gptq`` and ``w4a16-brevitas-qat``.
 """
 
 from __future__ import annotations

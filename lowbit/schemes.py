@@ -74,15 +74,12 @@ def _brevitas(scheme_id: str, summary: str, *, scales: str = "channel", **more: 
     precision = scheme_id.split("-")[0]
     weight, activation = map(int, re.findall(r"\d+", precision)) if precision != "mixed" else (4, 16)
     settings = {"weight_bits": weight, "activation_bits": activation, "scales": scales, **more}
+    if activation == 8:
+        settings["inputs"] = "whole-range"
     return Scheme(scheme_id, precision, "brevitas", f"Brevitas QCDQ, {summary}", settings)
 
 
 # Learning starts from compensated rounding, and at a low rate: what it moves far it does not bring back.
-_ROUNDED: dict[str, Any] = {
-    "max_bits": 4.6,
-    "gptq": 32,
-    "recovery": {"reach": 1.0, "pictures": "calibration", "steps": 600},
-}
 _TUNED: dict[str, Any] = {
     "max_bits": 4.3,
     "gptq": 32,
@@ -186,8 +183,6 @@ CATALOGUE = _catalogue(
         gptq=32,
     ),
     _brevitas("w4a8-brevitas-gptq", "the same weights with 8-bit inputs", start="w4a16-brevitas-gptq"),
-    _brevitas("w4a16-brevitas-round", "w4a16-brevitas-gptq, then learned rounding and scales on the calibration pictures", **_ROUNDED),
-    _brevitas("w4a8-brevitas-round", "the same weights with 8-bit inputs", start="w4a16-brevitas-round"),
     _brevitas(
         "mixed-brevitas-d1.0",
         "8 and 4-bit weights, the fewest bits within 1.0 point of agreement on calibration pictures",
@@ -199,7 +194,9 @@ CATALOGUE = _catalogue(
         max_bits=6.0,
         gptq=32,
     ),
-    _brevitas("w4a16-brevitas-qat", "4.3 bits, compensated, then fine-tuned without labels on training pictures", **_TUNED),
+    _brevitas(
+        "w4a16-brevitas-qat", "4.3 bits, compensated, then fine-tuned without labels on training pictures", **_TUNED
+    ),
     _brevitas("w4a16-brevitas-qat-labels", "the same with the detection loss on their labels", **_LABELLED),
     _brevitas(
         "w4a8-brevitas-qat",

@@ -136,10 +136,23 @@ def convolutions(network: RawHead) -> dict[str, nn.Conv2d]:
     return {n: m for n, m in network.named_modules() if isinstance(m, nn.Conv2d) and id(m) not in bins}
 
 
-def calibrate(network: RawHead, pictures: Iterator[NDArray[np.float32]], *, fresh: bool = True) -> None:
-    """Settle every scale: of quantized inputs from pictures (Brevitas' percentiles), of weights by least squares.
+def neck_and_head(network: RawHead) -> set[str]:
+    """Names of the convolutions behind the backbone: from the first layer that joins several.
 
-    ``fresh=False`` leaves the weights' scales as they were loaded.
+    What an object calls forth there is rare, and a percentile cuts off just that.
+    """
+    first = next(number for number, layer in enumerate(network.model.model) if not isinstance(layer.f, int))
+    return {name for name in convolutions(network) if int(name.split(".")[2]) > first}
+
+
+def calibrate(
+    network: RawHead, pictures: Iterator[NDArray[np.float32]], *, fresh: bool = True, whole: Collection[str] = ()
+) -> None:
+    """Settle every scale: of weights by least squares, of quantized inputs from pictures.
+
+    Inputs get Brevitas' percentiles, averaged over the pictures, but the convolutions named in ``whole`` the whole range
+    seen. ``fresh=False`` leaves the weights' scales as they
+    were loaded.
     """
     from brevitas.graph.calibrate import calibration_mode
 
@@ -154,9 +167,34 @@ def calibrate(network: RawHead, pictures: Iterator[NDArray[np.float32]], *, fres
                 bits = int(layer.quant_weight().bit_width)
                 learnt.data.copy_(least_squares_scales(layer.weight, bits) * 2 ** (bits - 1))
         if any(layer.input_quant.is_quant_enabled for layer in quantized):
+            for layer in quantized:
+                # Brevitas calibrates with float weights; learnt ones are another network's before they are rounded.
+                layer.weight.copy_(layer.quant_weight().value)
+            found = convolutions(network)
+            ranges = {name: _Range(found[name]) for name in whole}
             with calibration_mode(network):
                 for batch in (first, *pictures):
                     network(torch.from_numpy(batch))
+            for seen in ranges.values():
+                seen.settle()
+
+
+class _Range:
+    """The least and the largest input of a quantized convolution, from its creation until it settles."""
+
+    def __init__(self, layer: Any) -> None:
+        self._layer, self._low, self._high = layer, 0.0, 0.0
+        self._hook = layer.register_forward_pre_hook(self._look)
+
+    def _look(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self._low, self._high = min(self._low, float(inputs[0].min())), max(self._high, float(inputs[0].max()))
+
+    def settle(self) -> None:
+        """Make it the range that is quantized."""
+        self._hook.remove()
+        quantizer = self._layer.input_quant.fused_activation_quant_proxy.tensor_quant
+        quantizer.scaling_impl.value.data.fill_(self._high - self._low)
+        quantizer.zero_point_impl.value.data.fill_(self._low)
 
 
 def save(network: RawHead, path: Path) -> None:

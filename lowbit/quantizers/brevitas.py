@@ -1,7 +1,7 @@
 """Brevitas (https://github.com/Xilinx/brevitas): quantized in torch, exported as a QCDQ ONNX graph.
 
 Settings: ``weight_bits`` (8, 4); ``activation_bits`` (16: the inputs of convolutions stay in floating point, 8: they
-are unsigned with a zero point); ``scales`` (``tensor``, ``channel``: per output channel, by least squares); one of
+are unsigned with a zero point); ``inputs`` (``percentile``, or ``whole-range`` in neck and head); ``scales`` (``tensor``, ``channel``: per output channel, by least squares); one of
 :data:`lowbit.sensitivity.mixed.SETTINGS` (which convolutions keep 8-bit weights, by the graph's own noise; none without);
 ``gptq`` (on how many calibration pictures :mod:`lowbit.qat.compensation` makes up for rounding; none without);
 ``recovery`` (:class:`lowbit.qat.distillation.Plan`'s fields, ``reach``, how many steps a weight may move, half a step
@@ -63,7 +63,8 @@ def build(job: Job) -> dict[str, Any]:
     if job.start is not None:
         layers.load(student, job.start / RECOVERED)
     ranges = job.calibration.first(_RANGE_PICTURES).batches(job.input)
-    layers.calibrate(student, ranges, fresh=job.start is None)
+    whole = layers.neck_and_head(student) if settings.get("inputs") == "whole-range" else ()
+    layers.calibrate(student, ranges, fresh=job.start is None, whole=whole)
     if "gptq" in settings:
         compensate(student, list(job.calibration.first(settings["gptq"]).batches(job.input)), job.progress)
     if "recovery" in settings:

@@ -12,7 +12,7 @@ from lowbit.schemes import CATALOGUE, Scheme, find
 
 
 @pytest.mark.parametrize(
-    "good", ["fp32", "int8-ort-minmax", "w4a16-brevitas-round", "mixed-modelopt-d1.0", "fp8-modelopt-k10", "int8-inc"]
+    "good", ["fp32", "int8-ort-minmax", "w4a16-brevitas-gptq", "mixed-modelopt-d1.0", "fp8-modelopt-k10", "int8-inc"]
 )
 def test_ids_of_the_grammar(good: str) -> None:
     assert Scheme(good, good.split("-")[0], "ort", "").id == good
@@ -38,7 +38,7 @@ def test_an_id_says_its_precision() -> None:
         ("int8-ort-minmax", (8, 8)),
         ("w8a16-brevitas", (8, 16)),
         ("w4a16-brevitas-qat", (4, 16)),
-        ("w4a8-brevitas-round", (4, 8)),
+        ("w4a8-brevitas-gptq", (4, 8)),
     ],
 )
 def test_bits(scheme: str, bits: tuple[int, int]) -> None:
