@@ -139,15 +139,19 @@ def test_image_without_entry_is_an_error() -> None:
         score(TWO, {1: found([])}, 2)
 
 
+def assert_same_metrics(result: Accuracy, scorer: Any) -> None:
+    names = ["map", "map50", "map75", "map_small", "map_medium", "map_large", None, None, "ar"]
+    for name, expected in zip(names, scorer.stats, strict=False):
+        if name is not None:
+            assert getattr(result, name) == pytest.approx(expected, abs=1e-12), name
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_equals_pycocotools(seed: int) -> None:
     objects, detections = noisy(seed)
     dataset = make_dataset(objects, 12)
     result, scorer = evaluate(dataset, detections), pycocotools(dataset, detections)
-    names = ["map", "map50", "map75", "map_small", "map_medium", "map_large", None, None, "ar"]
-    for name, expected in zip(names, scorer.stats, strict=False):
-        if name is not None:
-            assert getattr(result, name) == pytest.approx(expected, abs=1e-12), name
+    assert_same_metrics(result, scorer)
     precision = scorer.eval["precision"][:, :, :, 0, 2]
     expected_classes = {f"class{c}": precision[:, :, k].mean() for k, c in enumerate(CATEGORIES)}
     assert result.per_class == pytest.approx(expected_classes, abs=1e-12)
@@ -172,10 +176,7 @@ def test_equals_pycocotools_where_scores_and_overlaps_tie(seed: int) -> None:
     }
     dataset = make_dataset(objects, 3)
     result, scorer = evaluate(dataset, detections), pycocotools(dataset, detections)
-    names = ["map", "map50", "map75", "map_small", "map_medium", "map_large", None, None, "ar"]
-    for name, expected in zip(names, scorer.stats, strict=False):
-        if name is not None:
-            assert getattr(result, name) == pytest.approx(expected, abs=1e-12), name
+    assert_same_metrics(result, scorer)
     score_of = {one["id"]: one["score"] for one in scorer.cocoDt.anns.values()}
     scores = [
         score_of.get(int(by), 0.0)
