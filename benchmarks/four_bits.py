@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from brevitas.graph.calibrate import bias_correction_mode
 from brevitas.graph.gpfq import gpfq_mode
 from brevitas.graph.gptq import gptq_mode
 
@@ -27,6 +26,7 @@ from lowbit.decode import Detections, HeadContract, decode
 from lowbit.imaging import InputSpec, preprocess
 from lowbit.metrics import evaluate
 from lowbit.qat import layers
+from lowbit.qat.compensation import correct_biases, round_weights
 from lowbit.quantizers import Job
 from lowbit.sensitivity import mixed
 
@@ -108,20 +108,14 @@ def quantize(
     if isinstance(method.scales, int):
         return network, in_blocks(network, method.scales)
     settings = {"weight_bits": 4, "activation_bits": 16, "scales": method.scales}
-    tensors = [torch.from_numpy(batch) for batch in calibration.batches(detector.input)]
+    pictures = list(calibration.batches(detector.input))
     eight = kept_at_eight(detector, calibration, teacher, method.budget) if method.budget else set()
     layers.quantize_convolutions(network, settings, eight)
-    layers.calibrate(network, iter([tensors[0].numpy()]))
+    layers.calibrate(network, iter(pictures[:1]))
     if method.compensation is not None:
-        with torch.no_grad(), method.compensation(network, use_quant_activations=False) as mode:
-            for _ in range(mode.num_layers):
-                for tensor in tensors:
-                    mode.model(tensor)
-                mode.update()
+        round_weights(network, pictures, lambda _: None, method.compensation)
     if method.correct:
-        with torch.no_grad(), bias_correction_mode(network):
-            for tensor in tensors:
-                network(tensor)
+        correct_biases(network, pictures)
     found = layers.convolutions(network)
     scale_count = sum(c.out_channels if method.scales == "channel" else 1 for c in found.values())
     total = sum(conv.weight.numel() for conv in found.values())

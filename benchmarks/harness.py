@@ -27,11 +27,11 @@ import numpy as np
 
 from lowbit import detectors, graph
 from lowbit.artifacts import BuildRequest, Store, default_root
-from lowbit.datasets import CalibrationSet, Dataset, ImageRecord
+from lowbit.datasets import Dataset, ImageRecord
 from lowbit.decode import Detections
 from lowbit.imaging import preprocess
 from lowbit.metrics import evaluate
-from lowbit.quantizers import export, tool
+from lowbit.quantizers import export, graph_request
 from lowbit.runtime import SessionOptions, open_session, predict
 from lowbit.schemes import CATALOGUE
 
@@ -175,20 +175,8 @@ def building(row: Row, detector: detectors.Detector, store: Store, rounds: int) 
 
 
 def _request(detector: detectors.Detector, store: Store) -> BuildRequest:
-    scheme = CATALOGUE["int8-modelopt-entropy"]
-    source = store.get(export.request(detector))
-    calibration: CalibrationSet = detector.load_calibration(store.data)
-    return BuildRequest(
-        tool=scheme.tool,
-        scheme=scheme.id,
-        settings=dict(scheme.settings),
-        source=source.path,
-        identity={"sha256": source.sha256},
-        input=detector.input,
-        calibration=calibration.paths,
-        calibration_digest=calibration.digest,
-        packages=tool(scheme.tool).PACKAGES,
-    )
+    source, calibration = store.get(export.request(detector)), detector.load_calibration(store.data)
+    return graph_request(CATALOGUE["int8-modelopt-entropy"], source, detector.input, calibration)
 
 
 _ALONE = """

@@ -9,6 +9,7 @@ then restores every channel's mean output. No gradient, no label, and nothing of
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,18 +25,33 @@ def compensate(network: RawHead, pictures: Sequence[NDArray[np.float32]], progre
 
     ``pictures``: float32 [1, 3, size, size], in [0, 1]. Inputs of convolutions stay in floating point meanwhile.
     """
-    tensors = [torch.from_numpy(picture) for picture in pictures]
-    with torch.no_grad(), gptq_mode(network, use_quant_activations=False) as gptq:
-        for number in range(1, gptq.num_layers + 1):
-            progress(f"compensating rounding, convolution {number} of {gptq.num_layers}")
-            for tensor in tensors:
-                gptq.model(tensor)
-            gptq.update()
+    round_weights(network, pictures, progress)
     progress("correcting biases")
-    with torch.no_grad(), bias_correction_mode(network):
-        for tensor in tensors:
-            network(tensor)
+    correct_biases(network, pictures)
     for layer in network.modules():
         # The float weights, which bias correction compares with.
         if hasattr(layer, "weight_orig"):
             del layer.weight_orig
+
+
+def round_weights(
+    network: RawHead,
+    pictures: Sequence[NDArray[np.float32]],
+    progress: Callable[[str], None],
+    method: Any = gptq_mode,
+) -> None:
+    """The first half of :func:`compensate`, by another of Brevitas' methods if given. Keeps the float weights beside."""
+    tensors = [torch.from_numpy(picture) for picture in pictures]
+    with torch.no_grad(), method(network, use_quant_activations=False) as rounding:
+        for number in range(1, rounding.num_layers + 1):
+            progress(f"compensating rounding, convolution {number} of {rounding.num_layers}")
+            for tensor in tensors:
+                rounding.model(tensor)
+            rounding.update()
+
+
+def correct_biases(network: RawHead, pictures: Sequence[NDArray[np.float32]]) -> None:
+    """The second half: every channel's mean output is that of its float weights on the same inputs again."""
+    with torch.no_grad(), bias_correction_mode(network):
+        for picture in pictures:
+            network(torch.from_numpy(picture))

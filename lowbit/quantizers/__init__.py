@@ -17,8 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lowbit.artifacts import Artifact, BuildRequest
 from lowbit.datasets import CalibrationSet
 from lowbit.imaging import InputSpec
+from lowbit.schemes import Scheme
 
 # Tools that quantize the torch module: their request names the detector, and they may learn from training pictures.
 TORCH_TOOLS = frozenset({"brevitas"})
@@ -90,3 +92,22 @@ def tool(name: str) -> Any:
     Raises ``ImportError`` for an unknown tool or one whose packages are missing.
     """
     return importlib.import_module(name if "." in name else f"lowbit.quantizers.{name}")
+
+
+def graph_request(
+    scheme: Scheme, source: Artifact, spec: InputSpec, calibration: CalibrationSet, start: Artifact | None = None
+) -> BuildRequest:
+    """What the store is asked for a scheme that quantizes a detector's FP32 graph, ``source``; ``start``: the artifact
+    that it starts from, if any."""
+    return BuildRequest(
+        tool=scheme.tool,
+        scheme=scheme.id,
+        settings=dict(scheme.settings),
+        source=source.path,
+        identity={"sha256": source.sha256},
+        start=start,
+        input=spec,
+        calibration=calibration.paths,
+        calibration_digest=calibration.digest,
+        packages=tool(scheme.tool).PACKAGES,
+    )
