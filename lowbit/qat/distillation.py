@@ -1,10 +1,9 @@
 """Recovery of a fake-quantized detector from its float original, without labels.
 
-The student is moved towards the teacher's neck features and raw head on crops of unlabelled pictures. What may move is
-the caller's choice: in the mode ``rounding`` every weight stays within half a quantization step of where it was, so
-that training decides only whether it rounds up or down, as AdaRound (https://arxiv.org/abs/2004.10568) does layer by
-layer, but against the whole network's output; in the mode ``weights`` they are free (quantization-aware fine-tuning).
-Scales, zero points and biases are learned in both (LSQ, https://arxiv.org/abs/1902.08153).
+The student is moved towards the teacher's neck features and raw head on crops of unlabelled pictures. How far a weight
+may move is the caller's choice (``bound``): within half a quantization step training decides only whether it rounds up
+or down, as AdaRound (https://arxiv.org/abs/2004.10568) does layer by layer, but against the whole network's output.
+Scales, zero points and biases are learned too (LSQ, https://arxiv.org/abs/1902.08153).
 """
 
 from __future__ import annotations

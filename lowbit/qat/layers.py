@@ -151,7 +151,7 @@ def calibrate(
     """Settle every scale: of weights by least squares, of quantized inputs from pictures.
 
     Inputs get Brevitas' percentiles, averaged over the pictures, but the convolutions named in ``whole`` the whole range
-    seen. ``fresh=False`` leaves the weights' scales as they
+    seen. Where inputs are quantized, the weights are rounded in place. ``fresh=False`` leaves the weights' scales as they
     were loaded.
     """
     from brevitas.graph.calibrate import calibration_mode
