@@ -36,14 +36,14 @@ def main() -> None:
     path = store.get(export.request(detector)).path
     floating = native.Graph(path, detector.contract(), detector.input, calibration.paths[:PICTURES])
     ranking = native.most_sensitive(
-        native.sqnr_alone(floating, 4, inputs=False, progress=lambda _: None), len(floating.nodes)
+        native.sqnr_alone(floating, "int4", native.WEIGHTS_ONLY, progress=lambda _: None), len(floating.nodes)
     )
 
     def accuracy(eight: Collection[str]) -> float:
-        bits = {name: 8 if name in eight else 4 for name in floating.nodes}
+        dtypes = {name: "int8" if name in eight else "int4" for name in floating.nodes}
         with tempfile.TemporaryDirectory() as folder:
             target = Path(folder) / "model.onnx"
-            onnx.save(floating.quantized(bits, inputs=False), str(target))
+            onnx.save(floating.quantized(dtypes, native.WEIGHTS_ONLY), str(target))
             session = open_session(target, SessionOptions())
             return evaluate(dataset, predict(session, detector.contract(), dataset, detector.input)).map
 

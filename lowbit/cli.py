@@ -76,12 +76,11 @@ def _add_sensitivity(commands: Any) -> None:
     sweep.add_argument("--size", type=int, default=320, help="side of the pictures, at most the detector's own (320)")
     sweep.add_argument("--to", type=Path, default=Path("runs"), help="where sweeps are kept (runs)")
     sweep.add_argument("--merge", type=Path, nargs="+", metavar="PART", help="merge folders of one sweep into --to")
-    layers = commands.add_parser(
-        "layers", help="what every convolution of the ONNX graph costs, beside AutoQuant's ranking"
+    layers = commands.add_parser("layers", help="what every convolution of the ONNX graph costs alone, and spared")
+    layers.add_argument("--weight", choices=("int4", "int8", "fp8"), default="int8", help="dtype of weights (int8)")
+    layers.add_argument(
+        "--activation", choices=("int4", "int8", "fp8", "fp16"), default="fp16", help="of inputs, fp16: float (fp16)"
     )
-    layers.add_argument("--bits", type=int, choices=(4, 8), default=8, help="of weights (8)")
-    layers.add_argument("--inputs", action="store_true", help="quantize the convolutions' inputs to 8 bits too")
-    layers.add_argument("--beside", type=Path, metavar="FOLDER", help="a combination's folder of a sweep")
     find = commands.add_parser("search", help="the cheapest bits of every convolution within a drop")
     find.add_argument(
         "--max-drop", type=float, default=0.01, help="of agreement with the float graph, a fraction (0.01)"

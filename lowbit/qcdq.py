@@ -54,11 +54,11 @@ def tidy(model: onnx.ModelProto) -> onnx.ModelProto:
         folded.append(node)
     for node in folded:
         graph.node.remove(node)
-    _drop_unused(model)
+    drop_unused(model)
     return model
 
 
-def _drop_unused(model: onnx.ModelProto) -> None:
+def drop_unused(model: onnx.ModelProto) -> None:
     """Remove constants and initializers that nothing reads any more."""
     graph = model.graph
     used = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
@@ -75,7 +75,7 @@ def pack_int4(model: onnx.ModelProto) -> onnx.ModelProto:
     """
     if not _narrow_nodes(model):
         return model
-    model = _at_opset(model, INT4_OPSET)
+    model = at_opset(model, INT4_OPSET)
     packed: dict[str, onnx.TensorProto] = {}
     for node, parts in _narrow_nodes(model):
         for index, tensor in parts.items():
@@ -84,7 +84,7 @@ def pack_int4(model: onnx.ModelProto) -> onnx.ModelProto:
             packed.setdefault(name, _stored_as(tensor, TensorProto.INT4, name))
             node.input[index] = name
     model.graph.initializer.extend(packed.values())
-    _drop_unused(model)
+    drop_unused(model)
     return _checked(model)
 
 
@@ -115,18 +115,23 @@ def _fits_int4(tensor: onnx.TensorProto) -> bool:
     return bool(values.size and values.min() >= _INT4[0] and values.max() <= _INT4[1])
 
 
-def _stored_as(tensor: onnx.TensorProto, dtype: int, name: str) -> onnx.TensorProto:
-    values: NDArray[np.int8] = numpy_helper.to_array(tensor).astype(np.int8)
+def integer_tensor(values: NDArray[np.int8], dtype: int, name: str) -> onnx.TensorProto:
+    """INT8, or INT4 of values in [-8, 7], packed as ONNX does."""
     if dtype == TensorProto.INT8:
         return numpy_helper.from_array(values, name)
-    # ONNX packs two to a byte, the first in the low half (onnx.proto, TensorProto.int32_data).
+    # Two to a byte, the first in the low half (onnx.proto, TensorProto.int32_data).
     flat = values.ravel().view(np.uint8) & 0x0F
     flat = np.append(flat, np.zeros(len(flat) % 2, np.uint8))
     raw = (flat[0::2] | flat[1::2] << 4).astype(np.uint8).tobytes()
-    return helper.make_tensor(name, dtype, tensor.dims, raw, raw=True)
+    return helper.make_tensor(name, dtype, values.shape, raw, raw=True)
 
 
-def _at_opset(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
+def _stored_as(tensor: onnx.TensorProto, dtype: int, name: str) -> onnx.TensorProto:
+    return integer_tensor(numpy_helper.to_array(tensor).astype(np.int8), dtype, name)
+
+
+def at_opset(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
+    """The model at another opset. Raises :class:`BuildError` if it can't be converted, or loses a node on the way."""
     from onnx import version_converter
 
     names = [node.name for node in model.graph.node]

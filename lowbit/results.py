@@ -128,6 +128,29 @@ class Entry(_Model):
     build: BuildRecord | None = None
 
 
+class RankedLayer(_Model):
+    """A convolution by both opinions. ``score``: AutoQuant's, ``rank`` by it; ``graph_rank``: by ``alone_db``, the raw
+    head's SQNR in dB with it alone quantized on the ONNX graph; ``spared_db``: with it alone left in float."""
+
+    layer: str
+    score: float
+    rank: int
+    graph_rank: int
+    alone_db: float
+    spared_db: float
+
+
+class SweepRecord(_Model):
+    """One combination of the sensitivity sweep. ``rank_correlation``: Spearman's, of the two rankings of ``layers``."""
+
+    detector: str
+    combination: str
+    images: int
+    graph_images: int
+    rank_correlation: float
+    layers: list[RankedLayer]
+
+
 class Results(_Model):
     """One run."""
 
@@ -136,6 +159,7 @@ class Results(_Model):
     started: str
     environment: dict[str, Any]
     entries: list[Entry]
+    sweeps: list[SweepRecord] = []
 
     def write(self, path: Path) -> None:
         """Write atomically. Raises :class:`lowbit.errors.StoreError`."""

@@ -6,6 +6,7 @@ unique, and fixed once published, because people type them after ``-k``.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import re
 from collections.abc import Mapping
@@ -16,7 +17,8 @@ from typing import Any
 from lowbit.errors import InputError
 
 _GRAMMAR = re.compile(
-    r"(?:fp32|fp16|int8|fp8|w\d+a\d+|mixed)(?:-(?:lean|modelopt|ort|brevitas|inc|nncf)(?:-[a-z0-9.]+)*)?", re.ASCII
+    r"(?:fp32|fp16|int8|fp8|w\d+a\d+|mixed)(?:-(?:lean|modelopt|ort|native|brevitas|inc|nncf)(?:-[a-z0-9.]+)*)?",
+    re.ASCII,
 )
 
 
@@ -72,11 +74,41 @@ def _catalogue(*schemes: Scheme) -> Mapping[str, Scheme]:
 def _brevitas(scheme_id: str, summary: str, *, scales: str = "channel", **more: Any) -> Scheme:
     """A Brevitas scheme, whose precision names the bits of weights and activations."""
     precision = scheme_id.split("-")[0]
-    weight, activation = map(int, re.findall(r"\d+", precision)) if precision != "mixed" else (4, 16)
+    weight, activation = map(int, re.findall(r"\d+", precision))
     settings = {"weight_bits": weight, "activation_bits": activation, "scales": scales, **more}
     if activation == 8:
         settings["inputs"] = "whole-range"
     return Scheme(scheme_id, precision, "brevitas", f"Brevitas QCDQ, {summary}", settings)
+
+
+def _within(tool: str, kind: str, value: str) -> Scheme:
+    """A scheme whose assignment is searched for: ``d``, within a drop in points; ``b``, within bits a weight.
+
+    Raises ``KeyError`` for a family that there is not.
+    """
+    within = f"within {value} point{'s' * (value != '1.0')} of agreement on calibration pictures"
+    drop = {"max_drop": round(float(value) / 100, 6)}
+    family: dict[tuple[str, str], tuple[str, dict[str, Any]]] = {
+        ("native", "d"): (
+            f"INT4, INT8, FP8 and float weights on the ONNX graph itself, the fewest bits {within}",
+            {"weight_bits": 4, "activation_bits": 16, **drop},
+        ),
+        ("ort", "d"): (
+            f"INT8 and float convolutions, min-max, the fewest multiply-accumulates in float {within}",
+            {"calibration_method": "minmax", "tail": "lean", **drop},
+        ),
+        ("brevitas", "d"): (
+            f"Brevitas QCDQ, 8 and 4-bit weights, the fewest bits {within}",
+            {"weight_bits": 4, "activation_bits": 16, "scales": "channel", **drop},
+        ),
+        ("brevitas", "b"): (
+            f"Brevitas QCDQ, 8 and 4-bit weights, the least noisy {value} bits, rounding compensated on calibration "
+            "pictures (GPTQ)",
+            {"weight_bits": 4, "activation_bits": 16, "scales": "channel", "max_bits": float(value), "gptq": 32},
+        ),
+    }
+    summary, settings = family[tool, kind]
+    return Scheme(f"mixed-{tool}-{kind}{value}", "mixed", tool, summary, settings)
 
 
 # Learning starts from compensated rounding, and at a low rate: what it moves far it does not bring back.
@@ -183,17 +215,10 @@ CATALOGUE = _catalogue(
         gptq=32,
     ),
     _brevitas("w4a8-brevitas-gptq", "the same weights with 8-bit inputs", start="w4a16-brevitas-gptq"),
-    _brevitas(
-        "mixed-brevitas-d1.0",
-        "8 and 4-bit weights, the fewest bits within 1.0 point of agreement on calibration pictures",
-        max_drop=0.01,
-    ),
-    _brevitas(
-        "mixed-brevitas-b6.0",
-        "8 and 4-bit weights, the least noisy 6.0 bits, rounding compensated on calibration pictures (GPTQ)",
-        max_bits=6.0,
-        gptq=32,
-    ),
+    _within("native", "d", "1.0"),
+    _within("ort", "d", "1.0"),
+    _within("brevitas", "d", "1.0"),
+    _within("brevitas", "b", "6.0"),
     _brevitas(
         "w4a16-brevitas-qat", "4.3 bits, compensated, then fine-tuned without labels on training pictures", **_TUNED
     ),
@@ -207,12 +232,16 @@ CATALOGUE = _catalogue(
 
 
 def find(scheme_id: str) -> Scheme:
-    """The scheme of an id. Raises :class:`InputError` that names the nearest ids."""
-    try:
+    """The scheme of an id: one of the catalogue, or ``mixed-<tool>-d<points>`` and ``mixed-brevitas-b<bits>`` with any
+    number. Raises :class:`InputError` that names the nearest ids."""
+    if scheme_id in CATALOGUE:
         return CATALOGUE[scheme_id]
-    except KeyError:
-        near = difflib.get_close_matches(scheme_id, CATALOGUE, n=3, cutoff=0.4) or list(CATALOGUE)
-        raise InputError(f"there is no scheme {scheme_id!r}. Nearest: {', '.join(near)}.") from None
+    family = re.fullmatch(r"mixed-([a-z]+)-([db])(\d{1,2}\.\d{1,2})", scheme_id, re.ASCII)
+    with contextlib.suppress(KeyError):
+        if family:
+            return _within(*family.groups())
+    near = difflib.get_close_matches(scheme_id, CATALOGUE, n=3, cutoff=0.4) or list(CATALOGUE)
+    raise InputError(f"there is no scheme {scheme_id!r}. Nearest: {', '.join(near)}.") from None
 
 
 def origins(scheme: Scheme) -> list[Scheme]:

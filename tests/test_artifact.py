@@ -37,6 +37,8 @@ def test_weights_are_stored_as_the_scheme_says(case: Case, quantized: Structure)
     assert low, "no convolution is quantized"
     if case.scheme.precision == "fp8":
         allowed, axis = {"FLOAT8E4M3FN"}, 0
+    elif case.scheme.tool == "native":
+        allowed, axis = {"INT4", "INT8", "FLOAT8E4M3FN"}, 0
     else:
         allowed = {"INT8"} if case.scheme.weight_bits == 8 else {"INT4", "INT8"} if mixed(case) else {"INT4"}
         axis = None if case.scheme.settings.get("scales") == "tensor" else 0

@@ -6,17 +6,21 @@ reason in the index; a crash is that combination's failure, and the sweep goes o
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from fixtures.workbench import Workbench
 from lowbit.errors import UnavailableError
+from lowbit.results import SweepRecord
 from lowbit.sensitivity import Combination, sweep
 
 
 @pytest.mark.sensitivity
-def test_sensitivity(swept: tuple[str, Combination], workbench: Workbench) -> None:
+def test_sensitivity(
+    swept: tuple[str, Combination], workbench: Workbench, record_sweep: Callable[[SweepRecord], None]
+) -> None:
     name, combination = swept
     try:
         what = workbench.sweep(name)
@@ -28,9 +32,14 @@ def test_sensitivity(swept: tuple[str, Combination], workbench: Workbench) -> No
         pytest.skip(manifest["reason"])
     assert manifest["status"] == sweep.MEASURED, manifest["reason"]
     ranking = sweep.read_ranking(what.place / combination.id)
+    opinions = sweep.read_opinions(what.place / combination.id)
+    record_sweep(opinions)
     assert len(ranking) == manifest["layers"]
     assert [layer.score for layer in ranking] == sorted((layer.score for layer in ranking), reverse=True)
     assert ranking[0].score > 0
     assert sum(layer.share for layer in ranking) == pytest.approx(1)
+    # The graph's own answer covers the same layers, and nothing hurts less in company than alone.
+    assert sorted(layer.graph_rank for layer in opinions.layers) == list(range(1, len(ranking) + 1))
+    assert min(layer.alone_db for layer in opinions.layers) > max(layer.spared_db for layer in opinions.layers) - 6
     for leaf in ("config.yaml", "autoquant_state.pt", "layer-sensitivity-report.md"):
         assert Path(what.place / combination.id / leaf).stat().st_size > 0

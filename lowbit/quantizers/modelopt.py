@@ -59,4 +59,4 @@ def _sensitivity(job: Job) -> dict[str, float]:
     """What 8 bits cost every convolution alone, measured on the graph itself."""
     contract = graph.contract_of(job.source, graph.load(job.source))
     floating = native.Graph(job.source, contract, job.input, job.calibration.paths[:_SENSITIVITY_PICTURES])
-    return native.sqnr_alone(floating, 8, inputs=True, progress=job.progress)
+    return native.sqnr_alone(floating, "int8", native.EIGHT_BIT_INPUTS, progress=job.progress)

@@ -3,32 +3,57 @@
 Unsigned activations, signed per-channel weights, every quantizable op up to the head's last convolutions, so that
 whole stretches of the network stay in integers; the decode tail stays in float, and only the boxes of surviving anchors
 are decoded where the head allows it (:mod:`lowbit.rewrite`). Settings: ``calibration_method`` (minmax, entropy), ``tail``
-(``lean``).
+(``lean``), ``max_drop`` (of agreement with the float graph on calibration pictures: the convolutions with the fewest
+multiply-accumulates that keep it stay in float; none without).
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lowbit import graph, rewrite
+from lowbit.decode import HeadContract
 from lowbit.errors import UnavailableError
 from lowbit.quantizers import CalibrationReader, Job
+from lowbit.sensitivity import assignment, search
 
 if TYPE_CHECKING:
     import onnx
 
-PACKAGES = ("onnxruntime-gpu", "onnx", "numpy")
+PACKAGES = ("onnxruntime-gpu", "onnx", "numpy", "scipy")
 
 
 def build(job: Job) -> dict[str, Any]:
     """Quantize ``job.source``."""
     model, info = source_of(job)
-    quantize(job, model, job.settings["calibration_method"])
-    return info
+    method = job.settings["calibration_method"]
+    if "max_drop" not in job.settings:
+        quantize(job, model, method)
+        return info
+    contract = graph.contract_of(job.source, graph.load(job.source))
+    found = candidates(job, model, contract)
+    best, tried = found.find(job.settings["max_drop"], job.output)
+    kept = [name for name, dtype in best.dtypes.items() if dtype == search.FLOAT]
+    quantize(job, model, method, exclude=kept)
+    return {**info, "float_convolutions": kept, "agreement_drop": best.drop, "tried": search.trace(tried)}
+
+
+def candidates(job: Job, model: onnx.ModelProto, contract: HeadContract) -> assignment.Integers:
+    """Assignments of INT8 and float, with ranges by min-max on a few pictures: a candidate is built in seconds."""
+    few = replace(job, calibration=job.calibration.first(assignment.NOISE_PICTURES), progress=lambda _: None)
+
+    def build_one(kept: Sequence[str], output: Path) -> None:
+        copied = type(model)()
+        copied.CopyFrom(model)
+        quantize(replace(few, output=output), copied, "minmax", exclude=kept)
+
+    return assignment.Integers(job.source, contract, job.input, job.calibration.paths, job.progress, build_one)
 
 
 def source_of(job: Job) -> tuple[onnx.ModelProto, dict[str, Any]]:

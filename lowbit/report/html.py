@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from lowbit.gate import points
-from lowbit.report.summary import VERDICTS, recommend
-from lowbit.results import Entry, Results, Status
+from lowbit.report.summary import VERDICTS, disagreements, recommend
+from lowbit.results import Entry, Results, Status, SweepRecord
 
 _MARKS = {Status.PASSED: "o", Status.INCONCLUSIVE: "D", Status.FAILED: "X", Status.ERROR: "X"}
 _COLOURS = {Status.PASSED: "#1b7837", Status.INCONCLUSIVE: "#b8860b", Status.FAILED: "#b2182b", Status.ERROR: "#b2182b"}
@@ -38,7 +38,12 @@ def page(results: Results, folder: Path) -> str:
         if entry.status is Status.SKIPPED:
             skips.setdefault(entry.reason or "no reason given", []).append(f"{entry.scheme} ({entry.provider})")
     return environment.get_template("report.html.j2").render(
-        results=results, sections=sections, bad=bad, skips=skips, packages=results.environment.get("packages", {})
+        results=results,
+        sections=sections,
+        bad=bad,
+        sweeps=[_sweep(sweep) for sweep in results.sweeps],
+        skips=skips,
+        packages=results.environment.get("packages", {}),
     )
 
 
@@ -154,6 +159,23 @@ def _layers(entries: Sequence[Entry], count: int = 20) -> str:
 
     caption = f"The {len(worst)} most sensitive convolutions, measured for {html.escape(measured.scheme)}"
     return _svg(draw, 8.2, 0.9 + 0.2 * len(worst)) + f'<p class="legend">{caption}</p>'
+
+
+def _sweep(sweep: SweepRecord, top: int = 15) -> dict[str, Any]:
+    """One combination: a chart of both rankings, the worst layers by either, and where the two disagree."""
+    apart = disagreements(sweep)
+
+    def draw(figure: Any) -> None:
+        axes = figure.subplots()
+        axes.plot([1, len(sweep.layers)], [1, len(sweep.layers)], color="0.8", linewidth=1)
+        axes.plot([one.rank for one in sweep.layers], [one.graph_rank for one in sweep.layers], "o", color="0.35", ms=4)
+        for number, one in enumerate(apart, 1):
+            axes.plot(one.rank, one.graph_rank, "s", color="k", fillstyle="none", markersize=9)
+            axes.annotate(str(number), (one.rank, one.graph_rank), (7, 3), textcoords="offset points", size=9)
+        axes.set(xlabel="rank by AutoQuant (1: most sensitive)", ylabel="rank on the ONNX graph")
+
+    worst = [one for one in sweep.layers if min(one.rank, one.graph_rank) <= top]
+    return {"record": sweep, "chart": _svg(draw, 5.2, 4.0), "apart": apart, "worst": worst}
 
 
 def _svg(draw: Callable[[Any], None], width: float, height: float) -> str:

@@ -51,6 +51,7 @@ def merge(parts: Sequence[Path], target: Path) -> Path:
         started=min(run.started for run in runs),
         environment=environment,
         entries=[entries[key] for key in sorted(entries)],
+        sweeps=list({(s.detector, s.combination): s for run in runs for s in run.sweeps}.values()),
     )
     whole.write(partial / "results.json")
     report.write(whole, partial)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import groupby
 
 from lowbit.gate import points
-from lowbit.results import Entry, Results, Status
+from lowbit.results import Entry, RankedLayer, Results, Status, SweepRecord
 
 VERDICTS = {
     Status.PASSED: "passed",
@@ -27,6 +27,7 @@ def markdown(results: Results) -> str:
         if not measured:
             continue
         lines += _section(detector, provider, measured)
+    lines += _sweeps(results.sweeps)
     lines += _skips(results.entries)
     cpu = results.environment.get("cpu", {})
     packages = results.environment.get("packages", {})
@@ -124,6 +125,26 @@ def _caveat(entry: Entry) -> str:
     if entry.status is Status.INCONCLUSIVE:
         return "; the interval holds the threshold, so judge it on more images first."
     return "."
+
+
+def disagreements(sweep: SweepRecord, count: int = 5) -> list[RankedLayer]:
+    """The layers that the two opinions place furthest apart."""
+    return sorted(sweep.layers, key=lambda layer: (-abs(layer.rank - layer.graph_rank), layer.rank))[:count]
+
+
+def _sweeps(sweeps: Sequence[SweepRecord], top: int = 3) -> list[str]:
+    if not sweeps:
+        return []
+    lines = ["## Which layers hurt", ""]
+    lines += ["| detector | combination | rank correlation with the graph | AutoQuant's worst | the graph's worst |"]
+    lines += ["|---|---|---:|---|---|"]
+    for sweep in sweeps:
+        by_graph = sorted(sweep.layers, key=lambda layer: layer.graph_rank)
+        worst = (", ".join(f"`{_escape(one.layer)}`" for one in found[:top]) for found in (sweep.layers, by_graph))
+        lines.append(
+            f"| {_escape(sweep.detector)} | {sweep.combination} | {sweep.rank_correlation:.2f} | {' | '.join(worst)} |"
+        )
+    return [*lines, ""]
 
 
 def _skips(entries: Sequence[Entry]) -> list[str]:

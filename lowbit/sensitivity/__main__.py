@@ -1,4 +1,5 @@
-"""The process of one combination: writes AutoQuant's state, the ranking and the configuration into ``FOLDER``."""
+"""The process of one combination: writes AutoQuant's state, the ranking beside the graph's own opinion, and the
+configuration into ``FOLDER``."""
 
 from __future__ import annotations
 
@@ -9,7 +10,10 @@ from lowbit import detectors, worker
 from lowbit.datasets import CalibrationSet
 from lowbit.decode import HeadKind
 from lowbit.imaging import InputSpec
-from lowbit.sensitivity import autoquant, find
+from lowbit.sensitivity import autoquant, find, native
+
+# Every convolution twice, alone and spared: few pictures rank as many do.
+_GRAPH_PICTURES = 4
 
 
 def measure(request: dict[str, Any], folder: Path, progress: worker.Progress) -> dict[str, Any]:
@@ -25,8 +29,16 @@ def measure(request: dict[str, Any], folder: Path, progress: worker.Progress) ->
     progress("calibrating")
     batches = list(pictures.batches(InputSpec.of_json(request["input"])))
     ranking, config, changed = autoquant.measure(network, combination, batches, folder, progress)
-    autoquant.write_report(folder, ranking, combination, request["facts"], config)
-    return {"layers": len(ranking), "preset": combination.preset, "overrides": autoquant.plain(changed)}
+    spec = InputSpec.of_json(request["graph_input"])
+    floating = native.Graph(Path(request["graph"]), detector.contract(), spec, pictures.paths[:_GRAPH_PICTURES])
+    beside = autoquant.Beside.of(ranking, floating, combination, progress)
+    autoquant.write_report(folder, ranking, beside, combination, request["facts"], config)
+    return {
+        "layers": len(ranking),
+        "preset": combination.preset,
+        "overrides": autoquant.plain(changed),
+        "rank_correlation": beside.opinions.correlation,
+    }
 
 
 if __name__ == "__main__":

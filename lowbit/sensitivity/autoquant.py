@@ -23,7 +23,9 @@ from numpy.typing import NDArray
 
 from lowbit import files
 from lowbit.errors import UnavailableError
-from lowbit.sensitivity import BITS, Combination, config_of
+from lowbit.sensitivity import BITS, Combination, config_of, native
+from lowbit.sensitivity.layermap import layer_map
+from lowbit.sensitivity.native import LayerHarm, Opinions
 
 if TYPE_CHECKING:
     import torch
@@ -144,23 +146,80 @@ def _loss(raw: Any, answer: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> 
     return (found - (sides.sum(1) * confidence).sum()) / objects
 
 
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """The second opinion of a combination, from the ONNX graph. ``layers``: by module name, in AutoQuant's order;
+    ``images``: on how many it was measured."""
+
+    layers: dict[str, LayerHarm]
+    opinions: Opinions
+    images: int
+
+    @classmethod
+    def of(
+        cls,
+        ranking: Sequence[LayerScore],
+        floating: native.Graph,
+        combination: Combination,
+        progress: Callable[[str], None],
+    ) -> Beside:
+        """Measure it. Raises :class:`lowbit.errors.BuildError` for modules and nodes that do not meet."""
+        per_channel = combination.granularity == "per_channel"
+        form = native.Form(combination.activation, 0 if per_channel else None, 1 if per_channel else None)
+        node_of = layer_map(floating.model, [layer.layer for layer in ranking])
+        found = {layer.node: layer for layer in native.measure(floating, combination.weight, form, progress=progress)}
+        module_of = {node: module for module, node in node_of.items()}
+        opinions = native.compare_rankings([layer.layer for layer in ranking], [module_of[node] for node in found])
+        return cls({name: found[node] for name, node in node_of.items()}, opinions, floating.images)
+
+
 def write_report(
-    folder: Path, ranking: list[LayerScore], combination: Combination, facts: dict[str, Any], config: dict[str, Any]
+    folder: Path,
+    ranking: Sequence[LayerScore],
+    beside: Beside,
+    combination: Combination,
+    facts: dict[str, Any],
+    config: dict[str, Any],
 ) -> None:
-    """Leave a combination's files: manifest, configuration, and the ranking as JSON and Markdown."""
+    """Leave a combination's files: configuration, and both rankings side by side as JSON and Markdown."""
     import yaml
 
     files.write_atomic(folder / "config.yaml", yaml.safe_dump(plain(config), sort_keys=False))
+    second = {name: rank for name, _, rank in beside.opinions.rows}
     files.write_json(
         folder / "layer-sensitivity-report.json",
-        {"combination": asdict(combination), **facts, "layers": [asdict(layer) for layer in ranking]},
+        {
+            "combination": asdict(combination),
+            **facts,
+            "layers": [asdict(layer) for layer in ranking],
+            "on_the_graph": {
+                "images": beside.images,
+                "rank_correlation": beside.opinions.correlation,
+                "disagreements": [list(row) for row in beside.opinions.disagreements],
+                "layers": {name: {"rank": second[name], **asdict(harm)} for name, harm in beside.layers.items()},
+            },
+        },
     )
-    lines = [f"# Sensitivity of {facts['detector']}, {combination.id}", "", _sentence(facts), ""]
-    lines += ["| rank | layer | score | parameters | share of weights |", "|---:|---|---:|---:|---:|"]
+    lines = [f"# Sensitivity of {facts['detector']}, {combination.id}", "", _sentence(facts, beside), ""]
     lines += [
-        f"| {number} | `{layer.layer}` | {layer.score:.6g} | {layer.parameters} | {layer.share:.2%} |"
-        for number, layer in enumerate(ranking, 1)
+        "| rank | layer | score | parameters | share of weights | rank on the graph | alone: SQNR, dB | agreement | "
+        "spared: SQNR, dB | agreement |",
+        "|---:|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
+    for number, layer in enumerate(ranking, 1):
+        harm = beside.layers[layer.layer]
+        lines.append(
+            f"| {number} | `{layer.layer}` | {layer.score:.6g} | {layer.parameters} | {layer.share:.2%} | "
+            f"{second[layer.layer]} | {harm.alone.cells} | {harm.spared.cells} |"
+        )
+    lines += [
+        "",
+        "Where the two disagree most:",
+        "",
+        "| layer | rank by AutoQuant | rank on the graph |",
+        "|---|---:|---:|",
+    ]
+    lines += [f"| `{name}` | {one} | {two} |" for name, one, two in beside.opinions.disagreements]
     files.write_atomic(folder / "layer-sensitivity-report.md", "\n".join(lines) + "\n")
 
 
@@ -169,10 +228,12 @@ def plain(value: Any) -> Any:
     return json.loads(json.dumps(value, default=str))
 
 
-def _sentence(facts: dict[str, Any]) -> str:
+def _sentence(facts: dict[str, Any], beside: Beside) -> str:
     return (
         f"ModelOpt {facts['tool_versions']['nvidia-modelopt']} AutoQuant, {facts['images']} calibration images at "
-        f"{facts['size']} px, loss on the raw head's logits; most sensitive first."
+        f"{facts['size']} px, loss on the raw head's logits; most sensitive first. Beside it the ONNX graph's own answer on "
+        f"{beside.images} images: a convolution quantized alone, and alone left in float. Spearman's rank correlation of "
+        f"the two: {beside.opinions.correlation:.2f}."
     )
 
 

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import functools
 import json
 import sys
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-from lowbit import declare, files
+from lowbit import declare, files, latency, metrics, runtime
 from lowbit.artifacts import Store, default_root
 from lowbit.datasets import CalibrationSet, load_calibration
 from lowbit.detectors import Detector, find
 from lowbit.errors import InputError
-from lowbit.sensitivity import GRID, layermap, native
+from lowbit.gate import points
+from lowbit.quantizers import Job, ort
+from lowbit.sensitivity import GRID, assignment, layermap, native
 from lowbit.sensitivity import find as find_combination
 from lowbit.sensitivity import search as searching
 from lowbit.sensitivity import sweep as sweeping
 
-_TABLE = 20
+# Of runs of FP32 and of a candidate, for its speed-up.
+_PAIRS = 20
 
 
 def sweep(options: argparse.Namespace) -> str:
@@ -28,7 +35,8 @@ def sweep(options: argparse.Namespace) -> str:
         index = sweeping.merge(options.merge, options.to)
     else:
         detector, calibration = _detector(options)
-        what = sweeping.Sweep(detector, calibration, min(options.size, detector.input.size), options.to.resolve())
+        size = min(options.size, detector.input.size)
+        what = sweeping.Sweep(detector, _float(detector), calibration, size, options.to.resolve())
         cells = [find_combination(name) for name in options.only] if options.only else GRID
         for number, cell in enumerate(cells, 1):
             manifest = sweeping.measure(what, cell, _say)
@@ -40,70 +48,69 @@ def sweep(options: argparse.Namespace) -> str:
 
 
 def layers(options: argparse.Namespace) -> str:
-    """The harm of every convolution as a Markdown table, beside a sweep's ranking if one is named."""
+    """The harm of every convolution as a Markdown table."""
     detector, calibration = _detector(options)
     floating = native.Graph(_float(detector), detector.contract(), detector.input, calibration.paths)
-    found = native.measure(floating, options.bits, inputs=options.inputs, progress=_say)
+    found = native.measure(floating, options.weight, native.Form(options.activation), progress=_say)
     module_of = layermap.convolutions(floating.model)
     lines = [
-        f"# Convolutions of {detector.name} at {options.bits} bits{' with 8-bit inputs' * options.inputs}, "
+        f"# Convolutions of {detector.name}, weights {options.weight}, inputs {options.activation}, "
         f"{len(calibration.paths)} images, most harmful alone first",
         "",
         "| rank | convolution | weights | alone: SQNR, dB | agreement | spared: SQNR, dB | agreement |",
         "|---:|---|---:|---:|---:|---:|---:|",
     ]
     lines += [
-        f"| {rank} | `{module_of[one.node]}` | {one.parameters} | {one.alone.sqnr_db:.1f} | {one.alone.agreement:.4f} | "
-        f"{one.spared.sqnr_db:.1f} | {one.spared.agreement:.4f} |"
+        f"| {rank} | `{module_of[one.node]}` | {one.parameters} | {one.alone.cells} | {one.spared.cells} |"
         for rank, one in enumerate(found, 1)
     ]
-    if options.beside:
-        lines += ["", *_beside([module_of[one.node] for one in found], options.beside)]
     return "\n".join(lines)
 
 
-def _beside(mine: Sequence[str], folder: Path) -> list[str]:
-    if sweeping.read_manifest(folder) is None:
-        raise InputError(f"{folder}: holds no finished combination. lowbit sweep makes runs/sweep-.../<combination>.")
-    ranking = sweeping.read_ranking(folder)
-    try:
-        opinions = native.compare_rankings(mine, [one.layer for one in ranking])
-    except ValueError as error:
-        raise InputError(f"{folder}: is a ranking of another detector ({error}).") from error
-    lines = [
-        f"## Beside AutoQuant's {folder.name}",
-        "",
-        f"Spearman's rank correlation {opinions.correlation:.2f}. Furthest apart:",
-        "",
-        "| layer | rank on the graph | rank by AutoQuant |",
-        "|---|---:|---:|",
-    ]
-    return lines + [f"| `{name}` | {one} | {two} |" for name, one, two in opinions.disagreements]
-
-
 def search(options: argparse.Namespace) -> str:
-    """Search, write ``search.json`` and the Pareto curve, and say what was found."""
+    """Search, measure every candidate as it would be deployed, check the chosen one on the evaluation set, and leave it
+    with ``search.json`` and the Pareto curves."""
     if not 0 < options.max_drop < 1:
         raise InputError(f"--max-drop {options.max_drop}: is no fraction between 0 and 1; 0.01 is one point of AP.")
     detector, calibration = _detector(options)
-    if len(calibration.paths) < 4:
-        raise InputError(f"{calibration.source}: {len(calibration.paths)} pictures; a search needs four or more.")
-    quarter = max(1, len(calibration.paths) // 5)
-    path, contract, spec = _float(detector), detector.contract(), detector.input
-    floating = native.Graph(path, contract, spec, calibration.paths[:quarter])
-    held = native.Graph(path, contract, spec, calibration.paths[quarter:])
-    latency = options.objective == "latency"
-    offered = (8, searching.FLOAT) if latency else (4, 8)
-    noise, cost = _tables(floating, offered, inputs=latency)
-
-    def drop_of(bits: dict[str, int]) -> float:
-        quantized = {name: count for name, count in bits.items() if count != searching.FLOAT}
-        return 1 - held.harm(held.quantized(quantized, inputs=latency)).agreement
-
-    best, tried = searching.search(noise, cost, drop_of, options.max_drop, progress=_say)
-    bits_of = {id(point): searching.weight_bits(point.bits, floating.parameters, floating.channels) for point in tried}
+    path, contract = _float(detector), detector.contract()
+    tool = "ort" if options.objective == "latency" else "native"
     digest = files.digest([detector.identity(), calibration.digest, options.max_drop, options.objective])[:12]
     folder = options.to.resolve() / f"search-{detector.name}-{digest}"
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        output = Path(scratch) / "model.onnx"
+        candidates: assignment.Candidates
+        if tool == "ort":
+            job = Job(
+                scheme="search",
+                settings={"tail": "lean"},
+                source=path,
+                identity={},
+                input=detector.input,
+                calibration=calibration,
+                output=output,
+                unfinished=Path(scratch),
+                progress=_say,
+            )
+            candidates = ort.candidates(job, ort.source_of(job)[0], contract)
+        else:
+            candidates = assignment.Weights(path, contract, detector.input, calibration.paths, _say)
+        reference = runtime.open_session(path, runtime.deployed_options("fp32"))
+        timed = _timing(reference, candidates, next(calibration.first(1).batches(detector.input)))
+        built: list[_Built] = []
+        best, tried = candidates.find(options.max_drop, output, lambda file: built.append(timed(file)))
+        verified = _verify(detector, reference, runtime.open_session(output, candidates.options))
+        output.replace(folder / "model.onnx")
+    graph = candidates.floating
+    cost = searching.storage(candidates.offered, graph.parameters, graph.channels)
+    bits = [searching.weight_bits(point.dtypes, cost, graph.parameters) for point in tried]
+    scheme = f"mixed-{tool}-d{options.max_drop * 100:.4g}" + ".0" * (f"{options.max_drop * 100:.4g}".isdigit())
+    chosen = tried.index(best)
+    rows = [
+        {**point, "bits": count, "bytes": one.bytes, "speedup": [one.ratio, one.low, one.high]}
+        for point, count, one in zip(searching.trace(tried), bits, built, strict=True)
+    ]
     files.write_json(
         folder / "search.json",
         {
@@ -112,67 +119,107 @@ def search(options: argparse.Namespace) -> str:
             "calibration": calibration.digest,
             "objective": options.objective,
             "max_drop": options.max_drop,
-            "weight_bits": bits_of[id(best)],
-            "agreement_drop": best.drop,
-            "bits": best.bits,
-            "tried": searching.trace(tried),
+            "scheme": scheme,
+            "host": latency.host(),
+            "chosen": chosen,
+            "verified": verified,
+            "tried": rows,
         },
     )
-    _draw(folder / "pareto.png", [(bits_of[id(p)], p.drop) for p in tried], (bits_of[id(best)], best.drop), options)
+    _draw(folder / "pareto.png", built, [point.drop for point in tried], chosen, options)
     lines = [
-        f"# {detector.name}: fewest {options.objective} within {options.max_drop * 100:.2f} points of agreement",
+        f"# {detector.name}: least {options.objective} within {options.max_drop * 100:.2f} points of agreement",
         "",
-        "| bits a weight | drop of agreement, points | convolutions at " + " / ".join(map(str, offered)) + " bits | |",
-        "|---:|---:|---|---|",
+        f"Times on {latency.host()}, interleaved with FP32.",
+        "",
+        "| MB | bits a weight | drop of agreement, points | speed-up [95 %] | convolutions in "
+        + " / ".join(candidates.offered)
+        + " | |",
+        "|---:|---:|---:|---|---|---|",
     ]
-    for point in sorted(tried, key=lambda p: (p.cost, p.drop)):
-        counts = " / ".join(str(sum(count == bits for count in point.bits.values())) for bits in offered)
-        chosen = "**chosen**" if point is best else ""
-        lines.append(f"| {bits_of[id(point)]:.2f} | {point.drop * 100:.2f} | {counts} | {chosen} |")
-    return "\n".join([*lines, "", f"{folder / 'search.json'}, {folder / 'pareto.png'}"])
+    for index in sorted(range(len(tried)), key=lambda i: (tried[i].cost, tried[i].drop)):
+        kinds = list(tried[index].dtypes.values())
+        counts = " / ".join(str(kinds.count(dtype)) for dtype in candidates.offered)
+        one, mark = built[index], "**chosen**" if index == chosen else ""
+        lines.append(
+            f"| {one.bytes / 1e6:.2f} | {bits[index]:.2f} | {tried[index].drop * 100:.2f} | "
+            f"{one.ratio:.2f}x [{one.low:.2f}, {one.high:.2f}] | {counts} | {mark} |"
+        )
+    lines += ["", verified["sentence"], f"As a scheme: `pytest --detector {options.detector} --scheme {scheme}`"]
+    return "\n".join([*lines, "", *(str(folder / leaf) for leaf in ("model.onnx", "search.json", "pareto.png"))])
 
 
-def _tables(
-    floating: native.Graph, offered: Sequence[int], *, inputs: bool
-) -> tuple[dict[str, dict[int, float]], dict[str, dict[int, float]]]:
-    """Noise and cost of every convolution at every number of bits. What is stored costs its bits; for latency, what runs
-    in float costs its multiply-accumulates, and what runs in integers half of them."""
-    from lowbit import graph
+@dataclasses.dataclass(frozen=True)
+class _Built:
+    """What a candidate's file weighs, and its speed-up against FP32 with an interval."""
 
-    measured = {
-        bits: native.sqnr_alone(floating, bits, inputs=inputs, progress=_say)
-        for bits in offered
-        if bits != searching.FLOAT
+    bytes: int
+    ratio: float
+    low: float
+    high: float
+
+
+def _timing(reference: Any, candidates: assignment.Candidates, tensor: Any) -> Callable[[Path], _Built]:
+    """What measures a candidate's file. ``tensor``: float32 [1, 3, size, size]."""
+    feed = {reference.get_inputs()[0].name: tensor}
+
+    def measure(path: Path) -> _Built:
+        session = runtime.open_session(path, candidates.options)
+        runs = [functools.partial(one.run, None, feed) for one in (reference, session)]
+        found, _, _ = latency.interleave(runs[0], runs[1], pairs=_PAIRS)
+        return _Built(path.stat().st_size, found.ratio, found.low, found.high)
+
+    return measure
+
+
+def _verify(detector: Detector, reference: Any, session: Any) -> dict[str, Any]:
+    """The chosen candidate's drop on the evaluation set, which is looked at this once."""
+    if detector.seed is not None:
+        return {"sentence": f"{detector.name} has random weights: its accuracy means nothing and was not measured."}
+    dataset = detector.load_data(Store(default_root()).data)
+    if not dataset.labelled:
+        return {"sentence": f"{dataset.name} has no labels: gate the scheme with --labels none."}
+
+    def accuracy(one: Any, name: str) -> metrics.Accuracy:
+        def progress(done: int, total: int) -> None:
+            _say(f"evaluating {name}, image {done} of {total}")
+
+        return metrics.evaluate(dataset, runtime.predict(one, detector.contract(), dataset, detector.input, progress))
+
+    first, second = accuracy(reference, "fp32"), accuracy(session, "the chosen one")
+    low, high = metrics.drop_interval(first, second, len(dataset.images))
+    drop = first.map - second.map
+    return {
+        "dataset": dataset.name,
+        "images": len(dataset.images),
+        "map": [first.map, second.map],
+        "drop": drop,
+        "drop_ci": [low, high],
+        "sentence": f"On {len(dataset.images)} images of {dataset.name}, looked at once: AP {first.map:.4f} to "
+        f"{second.map:.4f}, drop {points(drop)} [{points(low)}, {points(high)}] points.",
     }
-    noise = {
-        name: {bits: searching.noise_of(measured[bits][name]) if bits in measured else 0.0 for bits in offered}
-        for name in floating.nodes
-    }
-    if inputs:
-        macs = graph.macs(floating.model)
-        cost = {
-            name: {bits: macs.get(name, 0) / (1 if bits == searching.FLOAT else 2) for bits in offered}
-            for name in floating.nodes
-        }
-    else:
-        cost = {name: {bits: float(bits * floating.parameters[name]) for bits in offered} for name in floating.nodes}
-    return noise, cost
 
 
 def _draw(
-    path: Path, points: Sequence[tuple[float, float]], best: tuple[float, float], options: argparse.Namespace
+    path: Path, built: Sequence[_Built], drops: Sequence[float], chosen: int, options: argparse.Namespace
 ) -> None:
-    """Every candidate as a point, agreement lost against bits; readable without colour."""
+    """Every candidate as a point, agreement lost against size and against speed; readable without colour."""
     import matplotlib.figure
 
-    figure = matplotlib.figure.Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.subplots()
-    ordered = sorted(points)
-    axes.plot([p[0] for p in ordered], [p[1] * 100 for p in ordered], "ko", fillstyle="none", label="measured")
-    axes.plot([best[0]], [best[1] * 100], "k*", markersize=14, label="chosen")
-    axes.axhline(options.max_drop * 100, linestyle="--", color="0.4", label="allowed")
-    axes.set(xlabel="bits a weight, scales included", ylabel="drop of agreement, points of AP", title=options.detector)
-    axes.legend()
+    figure = matplotlib.figure.Figure(figsize=(9, 4), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    lost = [drop * 100 for drop in drops]
+    for axes, values, name in (
+        (panels[0], [one.bytes / 1e6 for one in built], "size of the file, MB"),
+        (panels[1], [one.ratio for one in built], "measured speed-up against FP32"),
+    ):
+        axes.plot(values, lost, "ko", fillstyle="none", label="built")
+        axes.plot([values[chosen]], [lost[chosen]], "k*", markersize=14, label="chosen")
+        axes.axhline(options.max_drop * 100, linestyle="--", color="0.4", label="allowed")
+        axes.set(xlabel=name)
+    panels[0].set(ylabel="drop of agreement, points of AP")
+    panels[0].legend()
+    figure.suptitle(options.detector)
     figure.savefig(path, dpi=120)
 
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from lowbit import graph
 from lowbit.datasets import Dataset, labelled_by, load_unlabelled
 from lowbit.decode import Detections, HeadContract, decode
+from lowbit.errors import InputError
 from lowbit.imaging import InputSpec, Letterbox, preprocess
 from lowbit.metrics import DEPLOYED_CONFIDENCE, evaluate
 from lowbit.proof import compare_heads
@@ -28,14 +29,36 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str], None]
 
+# Largest finite value of float8 E4M3FN (https://onnx.ai/onnx/technical/float8.html).
+_FP8_MAX = 448.0
+_STEPS = {"int4": 7, "int8": 127}
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How a convolution is quantized beside its weight's dtype. ``inputs``: dtype of its input, ``fp16`` for none.
+    ``weight_axis``, ``input_axis``: along which there is a scale each, 0 and 1; None for one scale a tensor."""
+
+    inputs: str = "fp16"
+    weight_axis: int | None = 0
+    input_axis: int | None = None
+
+
+WEIGHTS_ONLY, EIGHT_BIT_INPUTS = Form(), Form("int8")
+
 
 @dataclass(frozen=True, slots=True)
 class Harm:
     """What a graph that differs from the float one loses. ``sqnr_db``: of the raw head, 999 for an equal one.
-    ``agreement``: AP with the float graph's confident boxes as the truth."""
+    ``agreement``: AP with the float graph's confident boxes as the truth; None where it has none."""
 
     sqnr_db: float
-    agreement: float
+    agreement: float | None
+
+    @property
+    def cells(self) -> str:
+        """For a Markdown table."""
+        return f"{self.sqnr_db:.1f} | {'' if self.agreement is None else f'{self.agreement:.4f}'}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +74,8 @@ class LayerHarm:
 class Graph:
     """A float detector's graph whose convolutions can be fake-quantized, any set of them.
 
-    Weights: symmetric, a scale an output channel, rounded to nearest. Inputs: unsigned 8 bits, one scale a tensor, from
-    the least and the largest value that the pictures give.
+    Weights: symmetric, rounded to nearest with scales from their maxima. Inputs: integers are unsigned with scale and
+    zero point from the least and the largest value that the pictures give, FP8 has a scale from the largest magnitude.
     """
 
     def __init__(self, path: Path, contract: HeadContract, spec: InputSpec, pictures: Sequence[Path]) -> None:
@@ -63,7 +86,11 @@ class Graph:
         self._heads, self._seen = self._run(self.model)
         self.nodes = {node.name: node for node in graph.weighted_convolutions(self.model)}
         self._weights = {tensor.name: tensor for tensor in self.model.graph.initializer}
-        self._ranges = self._input_ranges()
+
+    @property
+    def images(self) -> int:
+        """How many pictures it is measured on."""
+        return len(self._placed)
 
     @property
     def parameters(self) -> dict[str, int]:
@@ -76,44 +103,51 @@ class Graph:
         return {name: int(self._weights[node.input[1]].dims[0]) for name, node in self.nodes.items()}
 
     @functools.cached_property
-    def truth(self) -> Dataset:
-        """The float graph's confident boxes. Raises :class:`lowbit.errors.InputError` if there are none."""
+    def truth(self) -> Dataset | None:
+        """The float graph's confident boxes; None if there are none."""
         with tempfile.TemporaryDirectory() as folder:
             listing = Path(folder) / "pictures.txt"
             listing.write_text("".join(f"{picture.resolve()}\n" for picture in self._pictures), encoding="utf-8")
             dataset = load_unlabelled(listing, self.contract.classes)
-            return labelled_by(dataset, self._seen, DEPLOYED_CONFIDENCE, Path(folder))
+            try:
+                return labelled_by(dataset, self._seen, DEPLOYED_CONFIDENCE, Path(folder))
+            except InputError:
+                return None
 
-    def quantized(self, bits: Mapping[str, int], *, inputs: bool) -> onnx.ModelProto:
-        """A copy with the weights of the named convolutions at so many bits, and their inputs at 8 if ``inputs``."""
+    def weight(self, name: str) -> NDArray[np.float32]:
+        """A convolution's weight, [out, in / groups, height, width]."""
+        from onnx import numpy_helper
+
+        return np.asarray(numpy_helper.to_array(self._weights[self.nodes[name].input[1]]))
+
+    def quantized(self, dtypes: Mapping[str, str], form: Form) -> onnx.ModelProto:
+        """A copy with the named convolutions' weights in the given dtypes, and their inputs as ``form`` says."""
         import onnx
-        from onnx import helper, numpy_helper
+        from onnx import numpy_helper
 
         copied = onnx.ModelProto()
         copied.CopyFrom(self.model)
-        changed = {self.nodes[name].input[1]: rounded(self._array(name), count) for name, count in bits.items()}
+        changed = {
+            self.nodes[name].input[1]: rounded(self.weight(name), dtype, form.weight_axis)
+            for name, dtype in dtypes.items()
+        }
         for tensor in copied.graph.initializer:
             if tensor.name in changed:
                 tensor.CopyFrom(numpy_helper.from_array(changed[tensor.name], tensor.name))
-        if not inputs:
+        if form.inputs == "fp16":
             return copied
-        nodes = []
+        from lowbit import qcdq
+
+        if form.inputs == "fp8":  # float8 needs opset 19
+            copied = qcdq.at_opset(copied, qcdq.INT4_OPSET)
+        nodes: list[onnx.NodeProto] = []
         paired: set[str] = set()
         for node in copied.graph.node:
-            if node.name in bits:
+            if node.name in dtypes:
                 source = node.input[0]
                 if source not in paired:
                     paired.add(source)
-                    scale, zero = self._ranges[source]
-                    names = [f"{source}/{part}" for part in ("scale", "zero", "q", "dq")]
-                    copied.graph.initializer.extend(
-                        [
-                            numpy_helper.from_array(np.float32(scale), names[0]),
-                            numpy_helper.from_array(np.uint8(zero), names[1]),
-                        ]
-                    )
-                    nodes.append(helper.make_node("QuantizeLinear", [source, *names[:2]], [names[2]], names[2]))
-                    nodes.append(helper.make_node("DequantizeLinear", [names[2], *names[:2]], [names[3]], names[3]))
+                    nodes += self._fake_quantized(copied, source, form)
                 node.input[0] = f"{source}/dq"
             nodes.append(node)
         kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
@@ -121,20 +155,61 @@ class Graph:
         copied.graph.node.extend(kept)
         return copied
 
+    def _fake_quantized(self, model: onnx.ModelProto, source: str, form: Form) -> list[onnx.NodeProto]:
+        """Nodes from ``source`` to ``source/dq``; their scales are added to ``model``."""
+        from onnx import TensorProto, helper, numpy_helper
+
+        low, high = self._input_ranges[source]
+        if form.input_axis is None:
+            low, high = low.min(), high.max()
+        low, high = np.minimum(low, 0), np.maximum(high, 0)
+        names = [f"{source}/{part}" for part in ("scale", "zero", "clip", "q", "dq")]
+        nodes = []
+        if form.inputs == "fp8":
+            scale = np.maximum(np.maximum(-low, high) / _FP8_MAX, 1e-12).astype(np.float32)
+            zero = helper.make_tensor(names[1], TensorProto.FLOAT8E4M3FN, scale.shape, [0.0] * scale.size)
+        else:
+            steps = 2 * _STEPS[form.inputs] + 1
+            scale = np.maximum((high - low) / steps, 1e-12).astype(np.float32)
+            zero = numpy_helper.from_array(np.rint(-low / scale).astype(np.uint8), names[1])
+        feed = source
+        if form.inputs == "int4":  # in the file eight bits wide: values of other pictures must end where four bits do
+            bounds = [f"{source}/{part}" for part in ("low", "high")]
+            model.graph.initializer.extend(
+                numpy_helper.from_array(np.asarray(value, np.float32).reshape(-1, *[1] * (2 * np.ndim(value))), name)
+                for value, name in zip((low, high), bounds, strict=True)
+            )
+            nodes = [
+                helper.make_node("Max", [source, bounds[0]], [f"{names[2]}/low"], f"{names[2]}/low"),
+                helper.make_node("Min", [f"{names[2]}/low", bounds[1]], [names[2]], names[2]),
+            ]
+            feed = names[2]
+        model.graph.initializer.extend([numpy_helper.from_array(scale, names[0]), zero])
+        axis = {"axis": 1} if scale.ndim else {}
+        return [
+            *nodes,
+            helper.make_node("QuantizeLinear", [feed, *names[:2]], [names[3]], names[3], **axis),
+            helper.make_node("DequantizeLinear", [names[3], *names[:2]], [names[4]], names[4], **axis),
+        ]
+
     def harm(self, model: onnx.ModelProto) -> Harm:
         """What a copy loses against the float graph."""
         heads, seen = self._run(model)
         sqnr = compare_heads(self._heads, heads).sqnr_db
-        return Harm(min(sqnr, 999.0), evaluate(self.truth, seen).map)
+        return Harm(min(sqnr, 999.0), None if self.truth is None else evaluate(self.truth, seen).map)
+
+    def agreement(self, session: Any) -> float:
+        """AP of another artifact's session with the float graph's confident boxes as the truth; 1 if it has none."""
+        name = session.get_inputs()[0].name
+        seen = {
+            number: in_picture(decode(session.run(None, {name: tensor})[0], self.contract), place)
+            for number, (tensor, place) in enumerate(self._placed, 1)
+        }
+        return 1.0 if self.truth is None else evaluate(self.truth, seen).map
 
     def sqnr(self, model: onnx.ModelProto) -> float:
         """The SQNR of a copy's raw head in dB, 999 for an equal one."""
         return min(compare_heads(self._heads, self._run(model)[0]).sqnr_db, 999.0)
-
-    def _array(self, name: str) -> NDArray[np.float32]:
-        from onnx import numpy_helper
-
-        return np.asarray(numpy_helper.to_array(self._weights[self.nodes[name].input[1]]))
 
     def _session(self, model: onnx.ModelProto) -> Any:
         import onnxruntime
@@ -144,6 +219,8 @@ class Graph:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = available_cores()
+        # What is asked for is what is computed: no integer kernels, no fused float8 that nothing can run.
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
         return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
     def _run(self, model: onnx.ModelProto) -> tuple[list[NDArray[np.float32]], dict[int, Detections]]:
@@ -157,8 +234,9 @@ class Graph:
             seen[number] = in_picture(decode(output, self.contract), place)
         return heads, seen
 
-    def _input_ranges(self) -> dict[str, tuple[float, int]]:
-        """Scale and zero point of every convolution's input."""
+    @functools.cached_property
+    def _input_ranges(self) -> dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]]:
+        """The least and the largest value of every channel of every convolution's input."""
         import onnx
 
         copied = onnx.ModelProto()
@@ -168,15 +246,15 @@ class Graph:
         copied.graph.output.extend(onnx.helper.make_empty_tensor_value_info(n) for n in names if n not in there)
         session = self._session(copied)
         feed = session.get_inputs()[0].name
-        low, high = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
+        ranges: dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]] = {}
         wanted = [name for name in names if name != feed]
         for tensor, _ in self._placed:
             found = dict(zip(wanted, session.run(wanted, {feed: tensor}), strict=True)) | {feed: tensor}
             for name in names:
-                low[name] = min(low[name], float(found[name].min()))
-                high[name] = max(high[name], float(found[name].max()))
-        scales = {name: max((high[name] - low[name]) / 255, 1e-12) for name in names}
-        return {name: (scales[name], round(-low[name] / scales[name])) for name in names}
+                low, high = found[name].min((0, 2, 3)), found[name].max((0, 2, 3))
+                before = ranges.get(name, (low, high))
+                ranges[name] = np.minimum(low, before[0]), np.maximum(high, before[1])
+        return ranges
 
 
 def in_picture(seen: Detections, place: Letterbox) -> Detections:
@@ -184,40 +262,58 @@ def in_picture(seen: Detections, place: Letterbox) -> Detections:
     return Detections(place.to_picture(seen.boxes), seen.scores, seen.classes)
 
 
-def rounded(weight: NDArray[np.float32], bits: int) -> NDArray[np.float32]:
-    """A weight, [out, ...], after symmetric rounding to nearest with a scale an output channel from its maximum."""
-    steps = 2 ** (bits - 1) - 1
-    scale = np.abs(weight.reshape(len(weight), -1)).max(1).clip(1e-12) / steps
-    scale = scale.reshape(-1, *[1] * (weight.ndim - 1))
-    return (np.rint(weight / scale).clip(-steps - 1, steps) * scale).astype(np.float32)
+def quantize(
+    weight: NDArray[np.float32], dtype: str, axis: int | None = 0
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """What is stored of a weight, [out, ...], rounded to nearest, as float32, and its scale: [out], or [] without an axis.
+
+    Integers are symmetric, to the maximum's 7 or 127 steps; ``fp8`` is E4M3FN with the maximum at 448.
+    """
+    magnitude = np.abs(weight).reshape(len(weight), -1).max(1) if axis == 0 else np.abs(weight).max()
+    scale = np.asarray(magnitude.clip(1e-12) / (_FP8_MAX if dtype == "fp8" else _STEPS[dtype]), np.float32)
+    spread = weight / _along(scale, weight.ndim)
+    if dtype == "fp8":
+        import ml_dtypes
+
+        return spread.astype(ml_dtypes.float8_e4m3fn).astype(np.float32), scale
+    return np.rint(spread).astype(np.float32), scale
+
+
+def rounded(weight: NDArray[np.float32], dtype: str, axis: int | None = 0) -> NDArray[np.float32]:
+    """A weight, [out, ...], after :func:`quantize` and back."""
+    stored, scale = quantize(weight, dtype, axis)
+    return stored * _along(scale, weight.ndim)
+
+
+def _along(scale: NDArray[np.float32], dimensions: int) -> NDArray[np.float32]:
+    return scale.reshape(-1, *[1] * (dimensions - 1)) if scale.ndim else scale
 
 
 def measure(
-    floating: Graph, bits: int, *, inputs: bool, progress: Progress, only: Collection[str] | None = None
+    floating: Graph, dtype: str, form: Form, *, progress: Progress, only: Collection[str] | None = None
 ) -> list[LayerHarm]:
     """Every convolution quantized alone and spared alone; most harm alone first.
 
-    ``bits``: of weights; ``inputs``: whether 8-bit inputs are part of it; ``only``: these nodes.
+    ``dtype``: of weights; ``only``: these nodes.
     """
-    everything = dict.fromkeys(floating.nodes, bits)
+    everything = dict.fromkeys(floating.nodes, dtype)
     parameters = floating.parameters
     names = [name for name in floating.nodes if only is None or name in only]
     found: list[LayerHarm] = []
     for number, name in enumerate(names, 1):
         progress(f"measuring sensitivity, convolution {number} of {len(names)}")
-        alone = floating.harm(floating.quantized({name: bits}, inputs=inputs))
-        others = {other: count for other, count in everything.items() if other != name}
-        spared = floating.harm(floating.quantized(others, inputs=inputs))
-        found.append(LayerHarm(name, parameters[name], alone, spared))
+        alone = floating.harm(floating.quantized({name: dtype}, form))
+        others = {other: same for other, same in everything.items() if other != name}
+        found.append(LayerHarm(name, parameters[name], alone, floating.harm(floating.quantized(others, form))))
     return sorted(found, key=lambda layer: (layer.alone.sqnr_db, layer.node))
 
 
-def sqnr_alone(floating: Graph, bits: int, *, inputs: bool, progress: Progress) -> dict[str, float]:
+def sqnr_alone(floating: Graph, dtype: str, form: Form, *, progress: Progress) -> dict[str, float]:
     """The raw head's SQNR in dB when one convolution alone is quantized, for each, in the graph's order."""
     found = {}
     for number, name in enumerate(floating.nodes, 1):
-        progress(f"measuring sensitivity, convolution {number} of {len(floating.nodes)}")
-        found[name] = floating.sqnr(floating.quantized({name: bits}, inputs=inputs))
+        progress(f"measuring sensitivity to {dtype}, convolution {number} of {len(floating.nodes)}")
+        found[name] = floating.sqnr(floating.quantized({name: dtype}, form))
     return found
 
 

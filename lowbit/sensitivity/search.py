@@ -1,6 +1,6 @@
-"""The cheapest assignment of bits to convolutions that stays within a drop.
+"""The cheapest assignment of dtypes to convolutions that stays within a drop.
 
-Every convolution's noise at every number of bits is measured alone (:mod:`lowbit.sensitivity.native`) and taken as
+Every convolution's noise in every dtype is measured alone (:mod:`lowbit.sensitivity.native`) and taken as
 additive, which holds while it is small. For a limit on the sum, the cheapest assignment is an integer program (HiGHS, by
 ``scipy.optimize.milp``). The limit that keeps the drop is not known, so it is found by bisection: each candidate is built
 and its agreement with the float graph measured on pictures that the noise was not measured on. Nothing here sees
@@ -18,37 +18,42 @@ import numpy as np
 
 from lowbit.errors import BuildError
 
-FLOAT = 32
-# Bits a stored scale takes.
+FLOAT = "float"
+# Bits of a stored weight.
+BITS = {"int4": 4, "int8": 8, "fp8": 8, FLOAT: 32}
+# Bits of a stored scale.
 _SCALE_BITS = 32
+
+Table = Mapping[str, Mapping[str, float]]
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A candidate. ``limit``: on the summed noise; ``bits``: of every convolution; ``cost``: of the assignment;
+    """A candidate. ``limit``: on the summed noise; ``dtypes``: of every convolution; ``cost``: of the assignment;
     ``noise``: predicted sum; ``drop``: measured fall of agreement, a fraction of AP."""
 
     limit: float
-    bits: dict[str, int]
+    dtypes: dict[str, str]
     cost: float
     noise: float
     drop: float
 
 
-def assign(
-    bounded: Mapping[str, Mapping[int, float]], minimized: Mapping[str, Mapping[int, float]], limit: float
-) -> dict[str, int] | None:
+def assign(bounded: Table, minimized: Table, limit: float) -> dict[str, str] | None:
     """The assignment with the least sum of ``minimized`` whose sum of ``bounded`` is at most ``limit``; None if there is
     none.
 
-    Both are given for every layer at every number of bits that it may have. Among equal sums the assignment with less of
+    Both are given for every layer in every dtype that it may have, and are not negative. Among equal sums the assignment with less of
     what is bounded; the same input gives the same answer.
     """
     from scipy.optimize import Bounds, LinearConstraint, milp
 
-    choices = [(layer, bits) for layer in bounded for bits in bounded[layer]]
-    costs = np.array([minimized[layer][bits] for layer, bits in choices], float)
-    sums = np.array([bounded[layer][bits] for layer, bits in choices], float)
+    # What breaks the limit alone is no choice; without it, no coefficient is far from the limit's own size.
+    choices = [(layer, dtype) for layer in bounded for dtype in bounded[layer] if bounded[layer][dtype] <= limit]
+    if {layer for layer, _ in choices} != set(bounded):
+        return None
+    costs = np.array([minimized[layer][dtype] for layer, dtype in choices], float)
+    sums = np.array([bounded[layer][dtype] for layer, dtype in choices], float)
     one = np.zeros((len(bounded), len(choices)))
     rows = {layer: row for row, layer in enumerate(bounded)}
     for column, (layer, _) in enumerate(choices):
@@ -65,7 +70,7 @@ def assign(
     )
     if found.x is None:
         return None
-    return {layer: bits for (layer, bits), taken in zip(choices, found.x, strict=True) if taken > 0.5}
+    return {layer: dtype for (layer, dtype), taken in zip(choices, found.x, strict=True) if taken > 0.5}
 
 
 def noise_of(sqnr_db: float) -> float:
@@ -73,52 +78,56 @@ def noise_of(sqnr_db: float) -> float:
     return float(10 ** (-sqnr_db / 10))
 
 
-def within_budget(
-    noise: Mapping[str, Mapping[int, float]],
-    parameters: Mapping[str, int],
-    channels: Mapping[str, int],
-    budget: float,
-) -> dict[str, int]:
-    """The least noisy assignment of at most ``budget`` bits a weight, scales included.
+def storage(
+    dtypes: Sequence[str], parameters: Mapping[str, int], channels: Mapping[str, int]
+) -> dict[str, dict[str, float]]:
+    """Bits that every layer takes in every dtype: its weights, and a float32 scale an output channel if it is quantized."""
+    return {
+        layer: {d: float(BITS[d] * count + _SCALE_BITS * channels[layer] * (d != FLOAT)) for d in dtypes}
+        for layer, count in parameters.items()
+    }
+
+
+def within_budget(noise: Table, cost: Table, parameters: Mapping[str, int], budget: float) -> dict[str, str]:
+    """The least noisy assignment of at most ``budget`` bits a weight, scales included; ``cost``: :func:`storage`.
 
     Raises :class:`BuildError` for a budget below the cheapest assignment.
     """
-    cost = {name: {bits: float(bits * parameters[name]) for bits in noise[name]} for name in noise}
-    room = budget * sum(parameters.values()) - _SCALE_BITS * sum(channels.values())
-    found = assign(cost, noise, room)
+    found = assign(cost, noise, budget * sum(parameters.values()))
     if found is None:
-        least = weight_bits({name: min(noise[name]) for name in noise}, parameters, channels)
+        least = weight_bits({layer: min(cost[layer], key=cost[layer].__getitem__) for layer in cost}, cost, parameters)
         raise BuildError(f"{budget} bits a weight are below the {least:.2f} of the cheapest assignment. Allow more.")
     return found
 
 
 def search(
-    noise: Mapping[str, Mapping[int, float]],
-    cost: Mapping[str, Mapping[int, float]],
-    drop_of: Callable[[dict[str, int]], float],
+    noise: Table,
+    cost: Table,
+    drop_of: Callable[[dict[str, str]], float],
     max_drop: float,
     *,
     steps: int = 8,
     progress: Callable[[str], None] = lambda _: None,
 ) -> tuple[Point, list[Point]]:
-    """The cheapest candidate whose measured drop is at most ``max_drop``, and every candidate that was tried.
+    """The cheapest candidate whose measured drop is at most ``max_drop``, and every candidate that was tried, in order.
 
-    Bisects the logarithm of the limit between the least and the most noisy assignment. Raises :class:`BuildError` if not
-    even the least noisy one stays within the drop.
+    Bisects the logarithm of the limit between the least and the most noisy assignment; ``drop_of`` is called once a
+    candidate. Raises :class:`BuildError` if not even the least noisy one stays within the drop.
     """
     least = sum(min(layer.values()) for layer in noise.values())
     most = sum(max(layer.values()) for layer in noise.values())
     tried: list[Point] = []
 
     def attempt(limit: float) -> Point:
-        bits = assign(noise, cost, limit)
-        assert bits is not None  # the least noisy assignment is always within the limits tried here
-        known = next((point for point in tried if point.bits == bits), None)
+        dtypes = assign(noise, cost, limit)
+        assert dtypes is not None  # the least noisy assignment is always within the limits tried here
+        known = next((point for point in tried if point.dtypes == dtypes), None)
         if known is not None:
             return known
         progress(f"measuring candidate {len(tried) + 1}")
-        total = sum(cost[layer][count] for layer, count in bits.items())
-        point = Point(limit, bits, total, sum(noise[n][b] for n, b in bits.items()), drop_of(bits))
+        total = sum(cost[layer][dtype] for layer, dtype in dtypes.items())
+        summed = sum(noise[layer][dtype] for layer, dtype in dtypes.items())
+        point = Point(limit, dtypes, total, summed, drop_of(dtypes))
         tried.append(point)
         return point
 
@@ -130,7 +139,9 @@ def search(
         )
     best = attempt(most)
     if best.drop > max_drop:
-        low, high = math.log(max(safe.noise, 1e-30)), math.log(most)
+        # A limit of nothing has no logarithm: what is quieter than the quietest quantized layer is equal to it.
+        quietest = min((value for layer in noise.values() for value in layer.values() if value > 0), default=most)
+        low, high = math.log(max(safe.noise, quietest)), math.log(most)
         best = safe
         for _ in range(steps):
             middle = (low + high) / 2
@@ -143,11 +154,9 @@ def search(
     return best, tried
 
 
-def weight_bits(bits: Mapping[str, int], parameters: Mapping[str, int], channels: Mapping[str, int]) -> float:
-    """Average bits a weight, a float32 scale an output channel of every quantized convolution included."""
-    total = sum(parameters[name] * count for name, count in bits.items())
-    total += sum(channels[name] * _SCALE_BITS for name, count in bits.items() if count != FLOAT)
-    return total / sum(parameters[name] for name in bits)
+def weight_bits(dtypes: Mapping[str, str], cost: Table, parameters: Mapping[str, int]) -> float:
+    """Average bits a weight, scales included; ``cost``: :func:`storage`."""
+    return sum(cost[layer][dtype] for layer, dtype in dtypes.items()) / sum(parameters[layer] for layer in dtypes)
 
 
 def frontier(points: Sequence[Point]) -> list[Point]:
@@ -161,4 +170,4 @@ def frontier(points: Sequence[Point]) -> list[Point]:
 
 def trace(points: Sequence[Point]) -> list[dict[str, Any]]:
     """What was tried, JSON-able, in order."""
-    return [{"limit": p.limit, "cost": p.cost, "noise": p.noise, "drop": p.drop, "bits": p.bits} for p in points]
+    return [{"limit": p.limit, "cost": p.cost, "noise": p.noise, "drop": p.drop, "dtypes": p.dtypes} for p in points]

@@ -26,20 +26,23 @@ from lowbit.datasets import CalibrationSet
 from lowbit.detectors import Detector
 from lowbit.errors import BuildError, InputError, UnavailableError
 from lowbit.imaging import InputSpec
+from lowbit.results import RankedLayer, SweepRecord
 from lowbit.sensitivity import Combination, autoquant
 from lowbit.sensitivity import find as find_combination
 
 MANIFEST, REPORT, INDEX = "quant_manifest.json", "layer-sensitivity-report.json", "index.json"
 TOP = 10
+_COLUMNS = ("combination", "weight", "activation", "granularity", "status", "reason", "seconds", "rank_correlation")
 MEASURED, UNSUPPORTED, FAILED = "measured", "unsupported", "failed"
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """What is swept. ``calibration``: the pictures that are shown; ``size``: their side in pixels, which may be smaller
-    than the detector's own; ``folder``: where sweeps are kept, one folder each."""
+    """What is swept. ``graph``: the detector's float ONNX; ``calibration``: the pictures that are shown; ``size``: their
+    side in pixels, which may be smaller than the detector's own; ``folder``: where sweeps are kept, one folder each."""
 
     detector: Detector
+    graph: Path
     calibration: CalibrationSet
     size: int
     folder: Path
@@ -92,12 +95,14 @@ def _measure(sweep: Sweep, combination: Combination, folder: Path, progress: Cal
     spec = InputSpec(sweep.size)
     request = {
         "source": str(sweep.detector.source),
+        "graph": str(sweep.graph),
         "identity": sweep.detector.identity(),
         "head": sweep.detector.head.kind.value,
         "trust": sweep.detector.trust,
         "combination": combination.id,
         "calibration": [str(path) for path in sweep.calibration.paths],
         "input": dataclasses.asdict(spec),
+        "graph_input": dataclasses.asdict(sweep.detector.input),
         "facts": facts,
     }
     work = worker.Work("lowbit.sensitivity", combination.id, folder, folder / "sweep.log", sweep.timeout)
@@ -125,7 +130,7 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     try:
         manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         if manifest["status"] == MEASURED:
-            json.loads((folder / REPORT).read_text(encoding="utf-8"))["layers"]
+            json.loads((folder / REPORT).read_text(encoding="utf-8"))["on_the_graph"]["layers"]
         find_combination(manifest["combination"])
     except (OSError, ValueError, KeyError, TypeError, InputError):
         return None
@@ -138,6 +143,30 @@ def read_ranking(folder: Path) -> list[autoquant.LayerScore]:
     return [autoquant.LayerScore(**layer) for layer in found]
 
 
+def read_opinions(folder: Path) -> SweepRecord:
+    """Both rankings of a measured combination, AutoQuant's first."""
+    said = json.loads((folder / REPORT).read_text(encoding="utf-8"))
+    graph = said["on_the_graph"]
+    return SweepRecord(
+        detector=said["detector"],
+        combination=find_combination(folder.name).id,
+        images=said["images"],
+        graph_images=graph["images"],
+        rank_correlation=graph["rank_correlation"],
+        layers=[
+            RankedLayer(
+                layer=layer["layer"],
+                score=layer["score"],
+                rank=rank,
+                graph_rank=graph["layers"][layer["layer"]]["rank"],
+                alone_db=graph["layers"][layer["layer"]]["alone"]["sqnr_db"],
+                spared_db=graph["layers"][layer["layer"]]["spared"]["sqnr_db"],
+            )
+            for rank, layer in enumerate(said["layers"], 1)
+        ],
+    )
+
+
 def write_index(place: Path, top: int = TOP) -> Path:
     """Write ``index.json`` and ``index.csv`` over every combination that a sweep's folder holds; returns the former."""
     rows: list[dict[str, Any]] = []
@@ -145,17 +174,18 @@ def write_index(place: Path, top: int = TOP) -> Path:
         manifest = read_manifest(folder)
         if manifest is None:
             continue
-        layers = [layer.layer for layer in read_ranking(folder)[:top]] if manifest["status"] == MEASURED else []
-        names = ("combination", "weight", "activation", "granularity", "status", "reason", "seconds")
-        rows.append({**{name: manifest.get(name) for name in names}, "top": layers})
+        measured = manifest["status"] == MEASURED
+        layers = [layer.layer for layer in read_ranking(folder)[:top]] if measured else []
+        rows.append({**{name: manifest.get(name) for name in _COLUMNS}, "top": layers})
     counts = {status: sum(row["status"] == status for row in rows) for status in (MEASURED, UNSUPPORTED, FAILED)}
     files.write_json(place / INDEX, {"sweep": place.name, "counts": counts, "combinations": rows})
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["combination", "weight", "activation", "granularity", "status", "reason", "seconds", "top"])
+    writer.writerow([*_COLUMNS, "top"])
     for row in rows:
         reason = (row["reason"] or "").splitlines()
-        writer.writerow([*list(row.values())[:5], reason[0] if reason else "", row["seconds"], " ".join(row["top"])])
+        first = {**row, "reason": reason[0] if reason else "", "top": " ".join(row["top"])}
+        writer.writerow(first.values())
     files.write_atomic(place / "index.csv", text.getvalue())
     return place / INDEX
 

@@ -15,9 +15,9 @@ from lowbit import cli, metrics
 from lowbit.datasets import load_coco
 from lowbit.decode import Detections
 from lowbit.metrics import Accuracy, ImageChange
-from lowbit.report import gallery
+from lowbit.report import gallery, summary
 from lowbit.report import html as report
-from lowbit.results import ArtifactRecord, Entry, PictureRecord, Results, Status
+from lowbit.results import ArtifactRecord, Entry, PictureRecord, RankedLayer, Results, Status, SweepRecord, read
 from tests.unit.test_results import ENVIRONMENT, entry, latency
 
 VOID = {"meta", "br", "img", "link", "input", "hr"}
@@ -96,6 +96,25 @@ def test_sensitive_layers_are_a_chart(tmp_path: Path) -> None:
     checked(text)
     assert text.count("<svg") == 3
     assert "model.0.conv" in text and "model.25.conv" not in text and "20 most sensitive" in text
+
+
+def test_two_opinions_of_a_sweep(tmp_path: Path) -> None:
+    """The layer that they place furthest apart is named first, in the page and in the summary's columns."""
+    ranks = [("a", 1, 1), ("b", 2, 4), ("c", 3, 2), ("<d>", 4, 3)]
+    layers = [
+        RankedLayer(layer=name, score=9.0 - one, rank=one, graph_rank=two, alone_db=10.0 + two, spared_db=3.0)
+        for name, one, two in ranks
+    ]
+    sweep = SweepRecord(
+        detector="d", combination="int8-int8-per_layer", images=16, graph_images=4, rank_correlation=0.4, layers=layers
+    )
+    results = Results(schema=1, run_id="r1", started="now", environment=ENVIRONMENT, entries=[], sweeps=[sweep])
+    text = report.page(results, tmp_path)
+    checked(text)
+    assert "rank correlation 0.40" in text and "1 b (2 and 4)" in text and "<d>" not in text
+    assert "| 0.40 | `a`, `b`, `c` | `a`, `c`, `&lt;d>` |" in summary.markdown(results)
+    results.write(tmp_path / "results.json")
+    assert read(tmp_path / "results.json") == results
 
 
 def test_what_a_detector_is_called_cannot_become_html(tmp_path: Path) -> None:

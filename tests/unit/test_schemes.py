@@ -50,6 +50,25 @@ def test_an_unknown_id_names_its_neighbours() -> None:
         find("int8-ort-min")
 
 
+@pytest.mark.parametrize(
+    ("scheme", "setting"),
+    [
+        ("mixed-native-d0.5", {"max_drop": 0.005}),
+        ("mixed-ort-d2.25", {"max_drop": 0.0225}),
+        ("mixed-brevitas-b5.5", {"max_bits": 5.5}),
+    ],
+)
+def test_families_take_any_number(scheme: str, setting: dict[str, float]) -> None:
+    found = find(scheme)
+    assert found.id == scheme and setting.items() <= found.settings.items()
+
+
+@pytest.mark.parametrize("scheme", ["mixed-ort-b6.0", "mixed-inc-d1.0", "mixed-native-d1", "mixed-native-d-1.0"])
+def test_families_that_there_are_not(scheme: str) -> None:
+    with pytest.raises(InputError, match="there is no scheme"):
+        find(scheme)
+
+
 def test_every_scheme_has_a_tool_and_settings_that_json_can_say() -> None:
     for scheme in CATALOGUE.values():
         module = tool(scheme.tool)

@@ -7,17 +7,20 @@ import json
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lowbit import graph, sensitivity
+from lowbit import graph, runtime, sensitivity
 from lowbit.decode import HeadKind
 from lowbit.detectors import find
 from lowbit.errors import BuildError, InputError, UnavailableError
 from lowbit.imaging import InputSpec
-from lowbit.sensitivity import GRID, Combination, autoquant, layermap, native, search, sweep
+from lowbit.sensitivity import GRID, Combination, assignment, autoquant, layermap, native, search, sweep
 from tests.unit import toys
 
 
@@ -102,13 +105,19 @@ def test_two_opinions() -> None:
         native.compare_rankings(list("abc"), list("abd"))
 
 
-@pytest.mark.parametrize("bits", [2, 4, 8])
-def test_rounding_is_the_nearest_of_all_steps(bits: int) -> None:
-    weight = np.random.default_rng(bits).normal(0, 1, (3, 4, 2, 2)).astype(np.float32)
-    found = native.rounded(weight, bits)
-    steps = 2 ** (bits - 1) - 1
+@pytest.mark.parametrize("dtype", ["int4", "int8", "fp8"])
+@pytest.mark.parametrize("axis", [0, None])
+def test_rounding_is_the_nearest_of_all_steps(dtype: str, axis: int | None) -> None:
+    weight = np.random.default_rng(len(dtype)).normal(0, 1, (3, 4, 2, 2)).astype(np.float32)
+    found = native.rounded(weight, dtype, axis)
+    if dtype == "fp8":
+        every = np.arange(256, dtype=np.uint8).view(ml_dtypes.float8_e4m3fn).astype(float)
+        steps, top = np.unique(every[np.isfinite(every)]), 448.0
+    else:
+        top = {"int4": 7, "int8": 127}[dtype]
+        steps = np.arange(-top, top + 1, dtype=float)
     for channel, values in enumerate(weight.reshape(3, -1)):
-        grid = np.arange(-steps - 1, steps + 1) * np.abs(values).max() / steps
+        grid = steps * np.abs(values if axis == 0 else weight).max() / top
         nearest = grid[np.abs(values[:, None] - grid).argmin(1)]
         assert found[channel].ravel() == pytest.approx(nearest, abs=1e-6)
 
@@ -122,27 +131,101 @@ def floating(tmp_path_factory: pytest.TempPathFactory) -> native.Graph:
     return native.Graph(path, contract, InputSpec(64), sorted((folder / "pictures").iterdir()))
 
 
-def test_the_float_graph_agrees_with_itself(floating: native.Graph) -> None:
-    assert floating.harm(floating.quantized({}, inputs=True)) == native.Harm(999.0, pytest.approx(1))
+@pytest.mark.parametrize("form", [native.WEIGHTS_ONLY, native.EIGHT_BIT_INPUTS], ids=["weights", "inputs"])
+def test_the_float_graph_agrees_with_itself(floating: native.Graph, form: native.Form) -> None:
+    assert floating.harm(floating.quantized({}, form)) == native.Harm(999.0, pytest.approx(1))
 
 
 def test_only_what_is_named_is_quantized(floating: native.Graph) -> None:
-    model = floating.quantized({"/model.1/level32/Conv": 8}, inputs=True)
+    model = floating.quantized({"/model.1/level32/Conv": "int8"}, native.EIGHT_BIT_INPUTS)
     assert [n.op_type for n in model.graph.node].count("QuantizeLinear") == 1
     structure = graph.structure(model)
     assert [w.node for w in structure.weights if w.input_quantized] == ["/model.1/level32/Conv"]
     assert graph.structure(floating.model).quantize_nodes == 0, "the original was changed"
 
 
+@pytest.mark.parametrize("inputs", ["int8", "int4", "fp8"])
+@pytest.mark.parametrize("axis", [None, 1])
+def test_inputs_are_rounded_to_their_steps(floating: native.Graph, inputs: str, axis: int | None) -> None:
+    """By brute force: every value of a convolution's input ends at the nearest of the steps, unsigned with a zero point
+    or E4M3; what lies beyond the range seen ends at its ends."""
+    node = floating.nodes["/model.1/level32/Conv"]
+    source = node.input[0]
+    model = floating.quantized({node.name: "int8"}, native.Form(inputs, 0, axis))
+    for name in (source, f"{source}/dq"):
+        model.graph.output.append(onnx.helper.make_empty_tensor_value_info(name))
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    feed, names = session.get_inputs()[0].name, [source, f"{source}/dq"]
+    seen = [session.run(names, {feed: tensor}) for tensor, _ in floating._placed]
+    # Brighter than any picture that the ranges come from: all of it is cut.
+    seen.append(session.run(names, {feed: np.full_like(floating._placed[0][0], 3.0)}))
+    plain = np.concatenate([one for one, _ in seen[:-1]])
+    for channel in range(plain.shape[1]):
+        values = plain if axis is None else plain[:, channel]
+        low, high = min(values.min(), 0.0), max(values.max(), 0.0)
+        if inputs == "fp8":
+            every = np.arange(256, dtype=np.uint8).view(ml_dtypes.float8_e4m3fn).astype(float)
+            grid = np.unique(every[np.isfinite(every)]) * max(-low, high) / 448
+        else:
+            steps = {"int8": 255, "int4": 15}[inputs]
+            grid = (np.arange(steps + 1) - round(-low / ((high - low) / steps))) * (high - low) / steps
+        for one, rounded in seen:
+            wanted = np.abs(one[:, channel, ..., None] - grid).min(-1)
+            step = np.diff(grid).max()
+            assert np.abs(rounded[:, channel] - one[:, channel]) == pytest.approx(wanted, abs=1e-3 * step + 1e-6)
+
+
 def test_the_level_that_sees_hurts_most(floating: native.Graph) -> None:
-    """Only the stride-32 level answers; rounding it to 2 bits is what the head notices."""
-    alone = native.sqnr_alone(floating, 4, inputs=True, progress=lambda _: None)
-    assert native.most_sensitive(alone, 1) == ["/model.0/Conv"] or alone["/model.1/level32/Conv"] < 999
-    layers = native.measure(floating, 4, inputs=True, progress=lambda _: None)
+    """Only the stride-32 level answers; what the head notices is it and what feeds it."""
+    alone = native.sqnr_alone(floating, "int4", native.EIGHT_BIT_INPUTS, progress=lambda _: None)
+    assert native.most_sensitive(alone, 1)[0] in ("/model.0/Conv", "/model.1/level32/Conv")
+    layers = native.measure(floating, "int4", native.EIGHT_BIT_INPUTS, progress=lambda _: None)
     assert [layer.alone.sqnr_db for layer in layers] == sorted(layer.alone.sqnr_db for layer in layers)
     # What everything but one layer costs is no less than what another one costs alone.
     worst = layers[0]
     assert all(worst.alone.sqnr_db >= other.spared.sqnr_db - 3 for other in layers if other is not worst)
+
+
+KINDS = ("int4", "int8", "fp8", search.FLOAT)
+
+
+def test_stored_weights_are_the_rounded_ones(floating: native.Graph, tmp_path: Path) -> None:
+    """Every dtype in the file is what was asked for, and computes what fake quantization does."""
+    dtypes = dict(zip(floating.nodes, KINDS, strict=True))
+    stored = assignment.stored(floating, dtypes)
+    found = {w.node: w.dtype for w in graph.structure(stored).weights}
+    names = {"int4": "INT4", "int8": "INT8", "fp8": "FLOAT8E4M3FN", search.FLOAT: "FLOAT"}
+    assert found == {node: names[dtype] for node, dtype in dtypes.items()}
+    rounded = {node: dtype for node, dtype in dtypes.items() if dtype != search.FLOAT}
+    assert floating.sqnr(stored) == pytest.approx(floating.sqnr(floating.quantized(rounded, native.WEIGHTS_ONLY)))
+    onnx.save(stored, tmp_path / "model.onnx")
+    session = runtime.open_session(tmp_path / "model.onnx", runtime.deployed_options("mixed"))
+    assert floating.agreement(session) == floating.harm(stored).agreement
+
+
+def test_the_artifact_of_the_search_is_its_best_candidate(tmp_path: Path) -> None:
+    """What is left in the file is the assignment that was chosen, not the last one that was tried."""
+    path = toys.make_detector(tmp_path / "toy.onnx")
+    toys.make_pictures(tmp_path / "pictures", 6, seed=3)
+    contract, output = graph.contract_of(path, graph.load(path)), tmp_path / "model.onnx"
+    pictures = sorted((tmp_path / "pictures").iterdir())
+    candidates = assignment.Weights(path, contract, InputSpec(64), pictures, lambda _: None)
+    built: list[bytes] = []
+    best, tried = candidates.find(0.02, output, lambda file: built.append(file.read_bytes()))
+    assert len(built) == len(tried) and output.read_bytes() == built[tried.index(best)]
+    kinds = {w.node: w.dtype for w in graph.structure(graph.load(output)).weights}
+    assert {node for node, dtype in best.dtypes.items() if dtype == "int4"} == {
+        n for n, d in kinds.items() if d == "INT4"
+    }
+
+
+def test_too_few_pictures_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="3 calibration pictures; a search needs four or more"):
+        assignment.split([tmp_path] * 3)
+    noise, held = assignment.split([tmp_path / str(i) for i in range(60)])
+    assert (len(noise), len(held), set(noise) & set(held)) == (8, 32, set())
 
 
 numbers = st.floats(0.01, 10)
@@ -151,16 +234,16 @@ numbers = st.floats(0.01, 10)
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(numbers, numbers, numbers, numbers), min_size=1, max_size=5), st.floats(0, 1))
 def test_the_cheapest_assignment_is_brute_force_s(layers: list[tuple[float, ...]], share: float) -> None:
-    noise = {str(i): {4: four, 8: four * eight / 10} for i, (four, eight, _, _) in enumerate(layers)}
-    cost = {str(i): {4: low, 8: low + more} for i, (_, _, low, more) in enumerate(layers)}
+    noise = {str(i): {"int4": four, "int8": four * eight / 10} for i, (four, eight, _, _) in enumerate(layers)}
+    cost = {str(i): {"int4": low, "int8": low + more} for i, (_, _, low, more) in enumerate(layers)}
     least, most = (sum(pick(n.values()) for n in noise.values()) for pick in (min, max))
     limit = least + share * (most - least)
-    every = [dict(zip(noise, bits, strict=True)) for bits in itertools.product((4, 8), repeat=len(noise))]
+    every = [dict(zip(noise, kinds, strict=True)) for kinds in itertools.product(("int4", "int8"), repeat=len(noise))]
 
-    def total(table: dict[str, dict[int, float]], bits: dict[str, int]) -> float:
-        return sum(table[name][count] for name, count in bits.items())
+    def total(table: dict[str, dict[str, float]], dtypes: dict[str, str]) -> float:
+        return sum(table[name][dtype] for name, dtype in dtypes.items())
 
-    possible = [total(cost, bits) for bits in every if total(noise, bits) <= limit * (1 + 1e-9)]
+    possible = [total(cost, kinds) for kinds in every if total(noise, kinds) <= limit * (1 + 1e-9)]
     found = search.assign(noise, cost, limit * (1 + 1e-6))
     assert found is not None
     assert total(noise, found) <= limit * (1 + 1e-5)
@@ -168,30 +251,40 @@ def test_the_cheapest_assignment_is_brute_force_s(layers: list[tuple[float, ...]
 
 
 def test_nothing_is_assigned_where_nothing_fits() -> None:
-    assert search.assign({"a": {8: 1.0}}, {"a": {8: 1.0}}, 0.5) is None
+    assert search.assign({"a": {"int8": 1.0}}, {"a": {"int8": 1.0}}, 0.5) is None
 
 
-def twelve() -> tuple[dict[str, dict[int, float]], dict[str, dict[int, float]]]:
+def twelve() -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
     rng = np.random.default_rng(0)
-    noise = {f"layer{i}": {4: float(n), 8: float(n) / 256} for i, n in enumerate(rng.uniform(0.01, 1, 12))}
-    return noise, {name: {4: 4.0, 8: 8.0} for name in noise}
+    noise = {f"layer{i}": {"int4": float(n), "int8": float(n) / 256} for i, n in enumerate(rng.uniform(0.01, 1, 12))}
+    return noise, {name: {"int4": 4.0, "int8": 8.0} for name in noise}
 
 
 def test_the_search_ends_at_the_cheapest_within_the_drop() -> None:
     noise, cost = twelve()
 
-    def drop(bits: dict[str, int]) -> float:
-        return sum(noise[name][count] for name, count in bits.items()) / 100
+    def drop(dtypes: dict[str, str]) -> float:
+        return sum(noise[name][dtype] for name, dtype in dtypes.items()) / 100
 
     best, tried = search.search(noise, cost, drop, 0.02)
     assert best.drop <= 0.02
     # One more layer at 4 bits, the quietest of those at 8, would be too much.
-    quietest = min((n for n, b in best.bits.items() if b == 8), key=lambda n: noise[n][4])
-    assert drop(best.bits | {quietest: 4}) > 0.02
+    quietest = min((n for n, d in best.dtypes.items() if d == "int8"), key=lambda n: noise[n]["int4"])
+    assert drop(best.dtypes | {quietest: "int4"}) > 0.02
     assert search.search(noise, cost, drop, 0.02) == (best, tried)
     costs = [point.cost for point in search.frontier(tried)]
     assert costs == sorted(costs) and best in search.frontier(tried)
-    assert json.loads(json.dumps(search.trace(tried)))[0]["bits"] == tried[0].bits
+    assert json.loads(json.dumps(search.trace(tried)))[0]["dtypes"] == tried[0].dtypes
+
+
+def test_float_is_an_answer_too() -> None:
+    """Offered float, whose noise is 0, the search still bisects where quantized layers differ."""
+    noise, cost = twelve()
+    noise = {name: {**kinds, search.FLOAT: 0.0} for name, kinds in noise.items()}
+    cost = {name: {**kinds, search.FLOAT: 32.0} for name, kinds in cost.items()}
+    best, tried = search.search(noise, cost, lambda d: sum(noise[n][k] for n, k in d.items()) / 100, 0.02)
+    kinds = list(best.dtypes.values())
+    assert tried[0].noise == 0 and "int4" in kinds and best.cost < 12 * 8
 
 
 def test_a_drop_that_nothing_keeps_is_an_error() -> None:
@@ -201,20 +294,23 @@ def test_a_drop_that_nothing_keeps_is_an_error() -> None:
 
 
 def test_weight_bits_count_scales() -> None:
-    found = search.weight_bits({"a": 4, "b": 8, "c": 32}, {"a": 100, "b": 100, "c": 200}, {"a": 10, "b": 5, "c": 7})
+    parameters, channels = {"a": 100, "b": 100, "c": 200}, {"a": 10, "b": 5, "c": 7}
+    cost = search.storage(("int4", "fp8", search.FLOAT), parameters, channels)
+    found = search.weight_bits({"a": "int4", "b": "fp8", "c": search.FLOAT}, cost, parameters)
     assert found == (400 + 800 + 6400 + 320 + 160) / 400
 
 
 def test_the_budget_is_used_and_kept() -> None:
     noise, _ = twelve()
     parameters, channels = (dict.fromkeys(noise, count) for count in (1000, 10))
-    found = search.within_budget(noise, parameters, channels, 5.9)
-    assert 5.5 < search.weight_bits(found, parameters, channels) <= 5.9
+    cost = search.storage(("int4", "int8"), parameters, channels)
+    found = search.within_budget(noise, cost, parameters, 5.9)
+    assert 5.5 < search.weight_bits(found, cost, parameters) <= 5.9
     # Equal sizes: the noisiest keep 8 bits.
-    eight = {name for name, bits in found.items() if bits == 8}
-    assert eight == set(sorted(noise, key=lambda name: -noise[name][4])[: len(eight)])
+    eight = {name for name, dtype in found.items() if dtype == "int8"}
+    assert eight == set(sorted(noise, key=lambda name: -noise[name]["int4"])[: len(eight)])
     with pytest.raises(BuildError, match=r"4\.1 bits a weight are below the 4\.32"):
-        search.within_budget(noise, parameters, channels, 4.1)
+        search.within_budget(noise, cost, parameters, 4.1)
 
 
 @pytest.fixture
@@ -225,7 +321,8 @@ def swept(tmp_path: Path) -> sweep.Sweep:
     listing.write_text("pictures/1-0.png\npictures/1-1.png\n")
     from lowbit.datasets import load_calibration
 
-    return sweep.Sweep(detector, load_calibration(listing), 64, tmp_path / "runs", timeout=120)
+    graph_path = toys.make_detector(tmp_path / "toy.onnx")
+    return sweep.Sweep(detector, graph_path, load_calibration(listing), 64, tmp_path / "runs", timeout=120)
 
 
 def fake(what: sweep.Sweep, combination: str, status: str, place: Path | None = None) -> Path:
@@ -239,7 +336,10 @@ def fake(what: sweep.Sweep, combination: str, status: str, place: Path | None = 
     (folder / sweep.MANIFEST).write_text(json.dumps(manifest))
     if status == sweep.MEASURED:
         ranking = autoquant.rank({"a": 1.0, "b": 2.0}, {"a": 1, "b": 1})
-        autoquant.write_report(folder, ranking, cell, what.facts, {"quant_cfg": [{"axis": (4, 3)}]})
+        harm = native.Harm(20.0, 0.9)
+        layers = {name: native.LayerHarm(f"/{name}/Conv", 1, harm, harm) for name in ("b", "a")}
+        beside = autoquant.Beside(layers, native.compare_rankings(["b", "a"], ["a", "b"]), 2)
+        autoquant.write_report(folder, ranking, beside, cell, what.facts, {"quant_cfg": [{"axis": (4, 3)}]})
     return folder
 
 
@@ -252,9 +352,9 @@ def test_what_is_finished_is_not_measured_again(swept: sweep.Sweep) -> None:
 
 
 def test_other_pictures_are_another_sweep(swept: sweep.Sweep, tmp_path: Path) -> None:
-    other = sweep.Sweep(swept.detector, swept.calibration.first(1), 64, swept.folder)
+    other = sweep.Sweep(swept.detector, swept.graph, swept.calibration.first(1), 64, swept.folder)
     assert other.place != swept.place
-    assert sweep.Sweep(swept.detector, swept.calibration, 96, swept.folder).place != swept.place
+    assert sweep.Sweep(swept.detector, swept.graph, swept.calibration, 96, swept.folder).place != swept.place
 
 
 def test_unsupported_and_broken_combinations_are_results(swept: sweep.Sweep, tmp_path: Path) -> None:
@@ -295,7 +395,7 @@ def test_parts_of_a_sweep_merge(swept: sweep.Sweep, tmp_path: Path) -> None:
     assert json.loads(sweep.merge([one], whole).read_text()) == index, "what is merged stays"
     with pytest.raises(InputError, match="holds no combination"):
         sweep.merge([tmp_path / "pictures"], whole)
-    other = sweep.Sweep(swept.detector, swept.calibration, 96, swept.folder)
+    other = sweep.Sweep(swept.detector, swept.graph, swept.calibration, 96, swept.folder)
     fake(other, "int8-int8-per_channel", sweep.MEASURED, tmp_path / "other")
     with pytest.raises(InputError, match="differ in detector, pictures or tool versions"):
         sweep.merge([one, tmp_path / "other"], tmp_path / "both")
@@ -304,6 +404,6 @@ def test_parts_of_a_sweep_merge(swept: sweep.Sweep, tmp_path: Path) -> None:
 def test_onnx_files_have_no_module_to_sweep(swept: sweep.Sweep, tmp_path: Path) -> None:
     detector = find(str(toys.make_detector(tmp_path / "toy.onnx")))
     assert detector.head.kind is HeadKind.RAW
-    what = sweep.Sweep(detector, swept.calibration, 64, tmp_path)
+    what = sweep.Sweep(detector, swept.graph, swept.calibration, 64, tmp_path)
     with pytest.raises(UnavailableError, match="AutoQuant needs a torch module"):
         sweep.measure(what, GRID[0], lambda _: None)

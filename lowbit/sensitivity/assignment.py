@@ -1,0 +1,197 @@
+"""Candidates of a search that are the artifacts themselves: built, opened as deployed, and measured as such.
+
+Two kinds. Weights only, for size: INT4, INT8, FP8 or float, stored in that dtype. Integers, for speed: a convolution
+and what surrounds it in ONNX Runtime's integer kernels, or in float. Noise is measured on the first calibration
+pictures, agreement with the float graph on those after them; evaluation data are never seen.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from lowbit import graph, runtime
+from lowbit.decode import HeadContract
+from lowbit.errors import InputError
+from lowbit.imaging import InputSpec
+from lowbit.sensitivity import native, search
+
+if TYPE_CHECKING:
+    import onnx
+
+NOISE_PICTURES, AGREEMENT_PICTURES = 8, 32
+Progress = Callable[[str], None]
+
+
+def split(pictures: Sequence[Path]) -> tuple[Sequence[Path], Sequence[Path]]:
+    """Pictures for noise, and others for agreement. Raises :class:`InputError` for fewer than four."""
+    if len(pictures) < 4:
+        raise InputError(f"{len(pictures)} calibration pictures; a search needs four or more.")
+    first = min(NOISE_PICTURES, len(pictures) // 2)
+    return pictures[:first], pictures[first : first + AGREEMENT_PICTURES]
+
+
+class Candidates(ABC):
+    """A detector's assignments of one kind. ``path``: its float graph."""
+
+    offered: ClassVar[tuple[str, ...]]
+
+    def __init__(
+        self, path: Path, contract: HeadContract, spec: InputSpec, pictures: Sequence[Path], progress: Progress
+    ) -> None:
+        noisy, held = split(pictures)
+        self.floating = native.Graph(path, contract, spec, noisy)
+        self._held = native.Graph(path, contract, spec, held)
+        self._progress = progress
+        if self._held.truth is None:
+            raise InputError(f"{path}: sees nothing with confidence on {len(held)} calibration pictures. Use others.")
+
+    @property
+    @abstractmethod
+    def form(self) -> native.Form:
+        """What is quantized beside weights."""
+
+    @abstractmethod
+    def cost(self) -> dict[str, dict[str, float]]:
+        """What every convolution costs in every dtype."""
+
+    @abstractmethod
+    def build(self, dtypes: Mapping[str, str], output: Path) -> None:
+        """Write the artifact of an assignment."""
+
+    @property
+    @abstractmethod
+    def options(self) -> runtime.SessionOptions:
+        """With which the artifact is deployed."""
+
+    def noise(self) -> dict[str, dict[str, float]]:
+        """Every convolution's noise over signal of the raw head in every dtype, alone."""
+        measured = {
+            dtype: native.sqnr_alone(self.floating, dtype, self.form, progress=self._progress)
+            for dtype in self.offered
+            if dtype != search.FLOAT
+        }
+        return {
+            name: {d: search.noise_of(measured[d][name]) if d in measured else 0.0 for d in self.offered}
+            for name in self.floating.nodes
+        }
+
+    def find(
+        self, max_drop: float, output: Path, built: Callable[[Path], None] = lambda _: None
+    ) -> tuple[search.Point, list[search.Point]]:
+        """The cheapest assignment within a drop of agreement, whose artifact is in ``output``; and all that was tried.
+
+        ``built`` is called with every candidate's file, in order.
+        """
+
+        def drop_of(dtypes: dict[str, str]) -> float:
+            self.build(dtypes, output)
+            drop = 1 - self._held.agreement(runtime.open_session(output, self.options))
+            built(output)
+            return drop
+
+        best, tried = search.search(self.noise(), self.cost(), drop_of, max_drop, progress=self._progress)
+        self.build(best.dtypes, output)
+        return best, tried
+
+
+class Weights(Candidates):
+    """Weights rounded to nearest with a scale an output channel; everything else stays in float."""
+
+    offered = ("int4", "int8", "fp8", search.FLOAT)
+
+    @property
+    def form(self) -> native.Form:
+        return native.WEIGHTS_ONLY
+
+    @property
+    def options(self) -> runtime.SessionOptions:
+        return runtime.deployed_options("mixed")
+
+    def cost(self) -> dict[str, dict[str, float]]:
+        """Bits that are stored."""
+        return search.storage(self.offered, self.floating.parameters, self.floating.channels)
+
+    def build(self, dtypes: Mapping[str, str], output: Path) -> None:
+        from lowbit import files
+
+        files.write_atomic(output, stored(self.floating, dtypes).SerializeToString())
+
+
+class Integers(Candidates):
+    """What ``quantize`` makes of the graph with these convolutions kept in float. ``quantize(kept, output)``."""
+
+    offered = ("int8", search.FLOAT)
+
+    def __init__(
+        self,
+        path: Path,
+        contract: HeadContract,
+        spec: InputSpec,
+        pictures: Sequence[Path],
+        progress: Progress,
+        quantize: Callable[[Sequence[str], Path], None],
+    ) -> None:
+        super().__init__(path, contract, spec, pictures, progress)
+        self._quantize = quantize
+
+    @property
+    def form(self) -> native.Form:
+        return native.EIGHT_BIT_INPUTS
+
+    @property
+    def options(self) -> runtime.SessionOptions:
+        return runtime.deployed_options("int8")
+
+    def cost(self) -> dict[str, dict[str, float]]:
+        """Multiply-accumulates, an integer one as half: a measured time would choose differently in every run."""
+        macs = graph.macs(self.floating.model)
+        return {
+            name: {search.FLOAT: float(macs.get(name, 0)), "int8": macs.get(name, 0) / 2}
+            for name in self.floating.nodes
+        }
+
+    def build(self, dtypes: Mapping[str, str], output: Path) -> None:
+        self._quantize([name for name, dtype in dtypes.items() if dtype == search.FLOAT], output)
+
+
+def stored(floating: native.Graph, dtypes: Mapping[str, str]) -> onnx.ModelProto:
+    """The graph with every named weight stored in its dtype behind a DequantizeLinear, a scale an output channel."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    from lowbit import qcdq
+
+    kinds = {"int4": TensorProto.INT4, "int8": TensorProto.INT8, "fp8": TensorProto.FLOAT8E4M3FN}
+    copied = onnx.ModelProto()
+    copied.CopyFrom(floating.model)
+    model = qcdq.at_opset(copied, qcdq.INT4_OPSET)
+    nodes: list[onnx.NodeProto] = []
+    done: set[str] = set()
+    for node in model.graph.node:
+        dtype = dtypes.get(node.name, search.FLOAT)
+        if dtype != search.FLOAT:
+            name = f"{node.input[1]}_{dtype}"
+            node.input[1] = f"{name}_float"
+            if name not in done:  # a weight may serve several convolutions
+                done.add(name)
+                values, scale = native.quantize(floating.weight(node.name), dtype)
+                tensor = (
+                    helper.make_tensor(name, kinds[dtype], values.shape, values.ravel())
+                    if dtype == "fp8"
+                    else qcdq.integer_tensor(values.astype(np.int8), kinds[dtype], name)
+                )
+                model.graph.initializer.extend([tensor, numpy_helper.from_array(scale, f"{name}_scale")])
+                inputs = [name, f"{name}_scale"]
+                nodes.append(helper.make_node("DequantizeLinear", inputs, [node.input[1]], f"{name}_dq", axis=0))
+        nodes.append(node)
+    kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del model.graph.node[:]
+    model.graph.node.extend(kept)
+    qcdq.drop_unused(model)
+    onnx.checker.check_model(model)
+    return model
