@@ -60,6 +60,24 @@ def _check_tensor(path: Path, tensor: onnx.TensorProto) -> None:
         )
 
 
+def embed(path: Path) -> None:
+    """Put weights that an ONNX file keeps in files beside it into the file, and remove those: what is hashed is then all
+    that is run. A file that is no ONNX is left to :func:`load` to refuse."""
+    import onnx
+    from google.protobuf.message import DecodeError
+    from onnx.external_data_helper import ExternalDataInfo, uses_external_data
+
+    try:
+        tensors = onnx.load(str(path), load_external_data=False).graph.initializer
+    except DecodeError:
+        return
+    beside = {path.parent / ExternalDataInfo(tensor).location for tensor in tensors if uses_external_data(tensor)}
+    if beside:
+        onnx.save(onnx.load(str(path)), str(path))
+        for file in beside:
+            file.unlink()
+
+
 def fixed(path: Path, model: onnx.ModelProto, size: int | None = None) -> onnx.ModelProto:
     """A detector's graph with one image of a fixed size as its input: itself if it is so already.
 
@@ -212,31 +230,60 @@ def _is_dfl(node: onnx.NodeProto, weights: dict[str, onnx.TensorProto]) -> bool:
     return bool(np.allclose(bins * (len(bins) - 1) / bins[-1], np.arange(len(bins)), rtol=0, atol=0.5))
 
 
-def activation_scales(model: onnx.ModelProto) -> dict[str, tuple[NDArray[np.float32], NDArray[np.uint8]]]:
+Quantizer = tuple[NDArray[np.float32], NDArray[np.uint8]]
+
+
+def activation_scales(model: onnx.ModelProto) -> dict[str, Quantizer]:
     """Scale and zero point, as unsigned 8 bits, of every float tensor that a QDQ graph quantizes with one scale.
 
     A signed tensor's zero point moves by 128: the same values. Where a tensor is quantized several times, the first pair
     in the graph's order counts.
     """
+    stored = _constants(model)
+    found: dict[str, Quantizer] = {}
+    for node in model.graph.node:
+        if node.op_type == "QuantizeLinear" and node.input[0] not in stored:
+            pair = _quantizer(node, stored)
+            if pair:
+                found.setdefault(node.input[0], pair)
+    return found
+
+
+def input_quantizers(model: onnx.ModelProto) -> dict[str, Quantizer]:
+    """The same by convolution: how its input is quantized, by node name."""
+    stored = _constants(model)
+    makers = {output: node for node in model.graph.node for output in node.output}
+    found = {}
+    for node in weighted_convolutions(model):
+        read = makers.get(node.input[0])
+        wrote = makers.get(read.input[0]) if read is not None and read.op_type == "DequantizeLinear" else None
+        pair = _quantizer(wrote, stored) if wrote is not None and wrote.op_type == "QuantizeLinear" else None
+        if pair:
+            found[node.name] = pair
+    return found
+
+
+def _constants(model: onnx.ModelProto) -> dict[str, NDArray[np.generic]]:
     from onnx import numpy_helper
 
     stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-    stored |= {
+    return stored | {
         node.output[0]: numpy_helper.to_array(node.attribute[0].t)
         for node in model.graph.node
         if node.op_type == "Constant" and node.attribute[0].name == "value"
     }
-    found: dict[str, tuple[NDArray[np.float32], NDArray[np.uint8]]] = {}
-    for node in model.graph.node:
-        if node.op_type != "QuantizeLinear" or node.input[0] in stored or node.input[1] not in stored:
-            continue
-        scale = stored[node.input[1]]
-        zero = stored.get(node.input[2], np.uint8(0)) if len(node.input) > 2 else np.uint8(0)
-        if scale.size != 1 or np.asarray(zero).dtype not in (np.int8, np.uint8):
-            continue
-        moved = int(np.asarray(zero).item()) + (128 if np.asarray(zero).dtype == np.int8 else 0)
-        found.setdefault(node.input[0], (np.asarray(scale, np.float32).reshape(()), np.asarray(moved, np.uint8)))
-    return found
+
+
+def _quantizer(node: onnx.NodeProto, stored: dict[str, NDArray[np.generic]]) -> Quantizer | None:
+    """Scale and zero point of a QuantizeLinear with one 8-bit scale."""
+    if node.input[1] not in stored:
+        return None
+    scale = stored[node.input[1]]
+    zero = np.asarray(stored.get(node.input[2], np.uint8(0)) if len(node.input) > 2 else np.uint8(0))
+    if scale.size != 1 or zero.dtype not in (np.int8, np.uint8):
+        return None
+    moved = int(zero.item()) + (128 if zero.dtype == np.int8 else 0)
+    return np.asarray(scale, np.float32).reshape(()), np.asarray(moved, np.uint8)
 
 
 def dequantized_weights(model: onnx.ModelProto) -> dict[str, NDArray[np.float32]]:

@@ -89,6 +89,20 @@ class PictureRecord(_Model):
     gained: int
 
 
+class CrossCheck(_Model):
+    """One tool's artifact beside another's: AP of this one minus the other's, with its 95 % interval, ratio of their
+    median latencies where both were timed, and Spearman's correlation of what each convolution's quantization costs alone.
+    ``disagreements``: the convolutions that they rank furthest apart."""
+
+    scheme: str
+    ap_difference: float
+    ap_interval: tuple[float, float]
+    speed_ratio: float | None = None
+    speed_interval: tuple[float, float] | None = None
+    rank_correlation: float
+    disagreements: list[str]
+
+
 class Entry(_Model):
     """One scheme on one detector and one provider. mAP and drop are fractions (0.5 points is 0.005).
 
@@ -121,6 +135,7 @@ class Entry(_Model):
     class_drops: dict[str, float] | None = None
     layer_sqnr: dict[str, float] | None = None
     pictures: list[PictureRecord] | None = None
+    crosscheck: CrossCheck | None = None
     threshold: float | None = None
     artifact: ArtifactRecord | None = None
     runtime: RuntimeRecord | None = None

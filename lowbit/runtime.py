@@ -160,6 +160,12 @@ _NEEDS = {
     "export": {"ultralytics": "ultralytics"},
     "modelopt": {"modelopt": "nvidia-modelopt"},
     "nncf": {"nncf": "nncf"},
+    # Its metadata still ask for numpy 1; it runs with 2.
+    "inc": {
+        "onnx_neural_compressor": "--no-deps onnx-neural-compressor",
+        "prettytable": "prettytable",
+        "transformers": "transformers",
+    },
     "brevitas": {"brevitas": "brevitas", "onnxoptimizer": "onnxoptimizer", "lightning_fabric": "lightning-fabric"},
 }
 

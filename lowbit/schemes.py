@@ -195,6 +195,12 @@ CATALOGUE = _catalogue(
         "Intel NNCF static PTQ on the ONNX graph, an optional extra: a second tool's opinion",
         {"preset": "mixed"},
     ),
+    Scheme(
+        "int8-inc",
+        "int8",
+        "inc",
+        "Intel Neural Compressor static PTQ on the ONNX graph, an optional extra: a third tool's opinion",
+    ),
     _brevitas("w8a16-brevitas", "8-bit weights per channel, float activations: the pipeline's self-test"),
     _brevitas("w8a8-brevitas", "8-bit weights per channel, 8-bit inputs of convolutions"),
     _brevitas("w4a16-brevitas-tensor", "4-bit weights, one scale a tensor: the naive reference", scales="tensor"),

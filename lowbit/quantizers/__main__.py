@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lowbit import worker
+from lowbit import graph, worker
 from lowbit.datasets import CalibrationSet
 from lowbit.imaging import InputSpec
 from lowbit.quantizers import Job, tool
@@ -28,6 +28,8 @@ def build(request: dict[str, Any], folder: Path, progress: worker.Progress) -> d
         progress=progress,
     )
     info: dict[str, Any] | None = tool(request["tool"]).build(job)
+    if job.output.is_file():
+        graph.embed(job.output)
     return info
 
 

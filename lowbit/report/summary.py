@@ -77,7 +77,24 @@ def _section(detector: str, provider: str, entries: Sequence[Entry]) -> list[str
         lines.append(
             f"- Integers in name only on this provider, most of the arithmetic ran in float: {', '.join(in_name_only)}"
         )
+    lines += [f"- {sentence}" for entry in entries if (sentence := crosscheck(entry))]
     return [*lines, ""] if lines[-1] else lines
+
+
+def crosscheck(entry: Entry) -> str:
+    """One sentence on an entry that was measured beside another tool's; empty for others."""
+    found = entry.crosscheck
+    if found is None:
+        return ""
+    low, high = found.ap_interval
+    said = (
+        f"`{_escape(entry.scheme)}` beside `{_escape(found.scheme)}`: AP {found.ap_difference * 100:+.2f} points "
+        f"[{low * 100:+.2f}, {high * 100:+.2f}], "
+    )
+    if found.speed_ratio is not None and found.speed_interval is not None:
+        said += f"{found.speed_ratio:.2f}x [{found.speed_interval[0]:.2f}, {found.speed_interval[1]:.2f}] as fast, "
+    apart = ", ".join(f"`{_escape(name)}`" for name in found.disagreements)
+    return said + f"rank correlation of what convolutions suffer {found.rank_correlation:.2f}, furthest apart {apart}"
 
 
 def recommend(entries: Sequence[Entry]) -> str:

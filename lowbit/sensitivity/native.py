@@ -155,6 +155,37 @@ class Graph:
         copied.graph.node.extend(kept)
         return copied
 
+    def imitating(self, name: str, weight: NDArray[np.float32], quantizer: graph.Quantizer | None) -> onnx.ModelProto:
+        """A copy in which one convolution has the weight and the input's scale and zero point of another tool's artifact."""
+        import onnx
+        from onnx import helper, numpy_helper
+
+        copied = onnx.ModelProto()
+        copied.CopyFrom(self.model)
+        place, node = next((i, node) for i, node in enumerate(copied.graph.node) if node.name == name)
+        stored = next(tensor for tensor in copied.graph.initializer if tensor.name == node.input[1])
+        changed = f"{name}/weight"
+        copied.graph.initializer.append(numpy_helper.from_array(weight.astype(np.float32), changed))
+        node.input[1] = changed
+        if weight.shape != tuple(stored.dims):
+            raise ValueError(f"{name}: a weight {weight.shape} is not the float one's {tuple(stored.dims)}")
+        if quantizer is not None:
+            names = [f"{name}/{part}" for part in ("scale", "zero", "q", "dq")]
+            copied.graph.initializer.extend(
+                numpy_helper.from_array(np.asarray(value), part)
+                for value, part in zip(quantizer, names[:2], strict=True)
+            )
+            pair = [
+                helper.make_node("QuantizeLinear", [node.input[0], *names[:2]], [names[2]], names[2]),
+                helper.make_node("DequantizeLinear", [names[2], *names[:2]], [names[3]], names[3]),
+            ]
+            node.input[0] = names[3]
+            nodes = [*copied.graph.node[:place], *pair, *copied.graph.node[place:]]
+            kept = [onnx.NodeProto.FromString(one.SerializeToString()) for one in nodes]
+            del copied.graph.node[:]
+            copied.graph.node.extend(kept)
+        return copied
+
     def _fake_quantized(self, model: onnx.ModelProto, source: str, form: Form) -> list[onnx.NodeProto]:
         """Nodes from ``source`` to ``source/dq``; their scales are added to ``model``."""
         from onnx import TensorProto, helper, numpy_helper
@@ -314,6 +345,18 @@ def sqnr_alone(floating: Graph, dtype: str, form: Form, *, progress: Progress) -
     for number, name in enumerate(floating.nodes, 1):
         progress(f"measuring sensitivity to {dtype}, convolution {number} of {len(floating.nodes)}")
         found[name] = floating.sqnr(floating.quantized({name: dtype}, form))
+    return found
+
+
+def sqnr_of_artifact(floating: Graph, artifact: onnx.ModelProto, *, progress: Progress) -> dict[str, float]:
+    """The raw head's SQNR in dB when one convolution alone has what an INT8 artifact gives it: its rounded weight, and
+    its input's scale and zero point. Convolutions that the artifact keeps in float, or names otherwise, are left out."""
+    weights, quantizers = graph.dequantized_weights(artifact), graph.input_quantizers(artifact)
+    names = [name for name in floating.nodes if name in weights]
+    found = {}
+    for number, name in enumerate(names, 1):
+        progress(f"measuring an artifact's convolutions, {number} of {len(names)}")
+        found[name] = floating.sqnr(floating.imitating(name, weights[name], quantizers.get(name)))
     return found
 
 

@@ -460,3 +460,17 @@ def test_macs() -> None:
     nodes, weights = quantized_conv("float", (8, 3, 1, 1))
     found = graph.macs(make_model(nodes, weights, shape_out=(1, 8, 64, 64)))
     assert found == {"/model.0/Conv": 24 * 64 * 64, "output0": 24 * 64 * 64}
+
+
+def test_weights_beside_the_file_are_taken_in(tmp_path: Path) -> None:
+    path = make_detector(tmp_path / "toy.onnx")
+    whole = path.read_bytes()
+    onnx.save(onnx.load(path), path, save_as_external_data=True, location="toy.data", size_threshold=0)
+    assert (tmp_path / "toy.data").exists() and len(path.read_bytes()) < len(whole)
+    graph.embed(path)
+    assert [file.name for file in tmp_path.iterdir()] == ["toy.onnx"]
+    for one, two in zip(onnx.load(path).graph.initializer, onnx.load_from_string(whole).graph.initializer, strict=True):
+        assert np.array_equal(numpy_helper.to_array(one), numpy_helper.to_array(two))
+    (tmp_path / "none.onnx").write_bytes(b"no ONNX")
+    graph.embed(tmp_path / "none.onnx")
+    assert (tmp_path / "none.onnx").read_bytes() == b"no ONNX"

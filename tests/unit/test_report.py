@@ -17,7 +17,17 @@ from lowbit.decode import Detections
 from lowbit.metrics import Accuracy, ImageChange
 from lowbit.report import gallery, summary
 from lowbit.report import html as report
-from lowbit.results import ArtifactRecord, Entry, PictureRecord, RankedLayer, Results, Status, SweepRecord, read
+from lowbit.results import (
+    ArtifactRecord,
+    CrossCheck,
+    Entry,
+    PictureRecord,
+    RankedLayer,
+    Results,
+    Status,
+    SweepRecord,
+    read,
+)
 from tests.unit.test_results import ENVIRONMENT, entry, latency
 
 VOID = {"meta", "br", "img", "link", "input", "hr"}
@@ -115,6 +125,24 @@ def test_two_opinions_of_a_sweep(tmp_path: Path) -> None:
     assert "| 0.40 | `a`, `b`, `c` | `a`, `c`, `&lt;d>` |" in summary.markdown(results)
     results.write(tmp_path / "results.json")
     assert read(tmp_path / "results.json") == results
+
+
+def test_a_second_tool_is_put_beside_the_first(tmp_path: Path) -> None:
+    found = CrossCheck(
+        scheme="int8-modelopt-entropy",
+        ap_difference=0.0012,
+        ap_interval=(-0.002, 0.004),
+        rank_correlation=0.9,
+        disagreements=["a<b", "c"],
+    )
+    said = "AP +0.12 points [-0.20, +0.40], rank correlation of what convolutions suffer 0.90, furthest apart"
+    one = measured("int8-nncf", 0.001, crosscheck=found)
+    text = page(tmp_path, one)
+    checked(text)
+    assert said in text and "a<b" not in text
+    assert f"- `int8-nncf` beside `int8-modelopt-entropy`: {said} `a&lt;b`, `c`" in summary.markdown(
+        Results(schema=1, run_id="r1", started="now", environment=ENVIRONMENT, entries=[one])
+    )
 
 
 def test_what_a_detector_is_called_cannot_become_html(tmp_path: Path) -> None:

@@ -188,6 +188,24 @@ def test_the_level_that_sees_hurts_most(floating: native.Graph) -> None:
     assert all(worst.alone.sqnr_db >= other.spared.sqnr_db - 3 for other in layers if other is not worst)
 
 
+def test_an_artifact_s_convolutions_are_imitated_one_by_one(floating: native.Graph) -> None:
+    """What a convolution costs with an artifact's own weight and scales is what quantizing it that way alone costs."""
+    dtypes = dict.fromkeys(list(floating.nodes)[1:], "int8")
+    stored = native.Graph.quantized(floating, dtypes, native.EIGHT_BIT_INPUTS)
+    quantizers = graph.input_quantizers(stored)
+    assert set(quantizers) == set(dtypes)
+    for name, quantizer in quantizers.items():
+        alone = floating.imitating(name, native.rounded(floating.weight(name), "int8"), quantizer)
+        wanted = floating.sqnr(floating.quantized({name: "int8"}, native.EIGHT_BIT_INPUTS))
+        assert floating.sqnr(alone) == pytest.approx(wanted, abs=1e-3)
+    artifact = assignment.stored(floating, dtypes)
+    found = native.sqnr_of_artifact(floating, artifact, progress=lambda _: None)
+    assert found == {
+        name: pytest.approx(floating.sqnr(floating.quantized({name: "int8"}, native.WEIGHTS_ONLY)), abs=1e-3)
+        for name in dtypes
+    }
+
+
 KINDS = ("int4", "int8", "fp8", search.FLOAT)
 
 

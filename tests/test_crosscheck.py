@@ -1,0 +1,76 @@
+"""Another tool's INT8 beside ModelOpt's: accuracy, latency and which layers suffer. Optional extras, skipped without."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from fixtures.options import Case
+from fixtures.recording import Record
+from fixtures.workbench import Evidence, Workbench
+from lowbit import graph
+from lowbit.artifacts import Artifact
+from lowbit.latency import interleave
+from lowbit.metrics import drop_interval
+from lowbit.results import CrossCheck
+from lowbit.schemes import find
+from lowbit.sensitivity import layermap, native
+
+BESIDE = "int8-modelopt-entropy"
+PICTURES, PAIRS = 4, 30
+
+
+@pytest.mark.crosscheck
+def test_beside_modelopt(
+    case: Case, artifact: Artifact, evidence: Evidence, workbench: Workbench, record: Record
+) -> None:
+    """Two tools that quantize the same convolutions to 8 bits agree on which of them suffer, and nearly on AP."""
+    if case.scheme.tool not in ("nncf", "inc"):
+        pytest.skip("is no second opinion")
+    other = dataclasses.replace(case, scheme=find(BESIDE))
+    reason = workbench.skip_reason(other, timed=False, scored=True)
+    if reason:
+        pytest.skip(reason)
+    theirs = workbench.evidence(other)
+    images = len(workbench.truth(case.detector).images)
+    detector = workbench.detector(case.detector)
+    source = workbench.artifact(case.detector, find("fp32")).path
+    pictures = workbench.calibration(case.detector).paths[:PICTURES]
+    floating = native.Graph(source, detector.contract(), detector.input, pictures)
+    rankings = []
+    for one in (artifact, workbench.artifact(case.detector, other.scheme)):
+        costs = native.sqnr_of_artifact(floating, graph.load(one.path), progress=workbench.say)
+        assert len(costs) > 0.9 * len(floating.nodes), f"{one.path}: only {len(costs)} convolutions are known by name"
+        rankings.append(costs)
+    shared = rankings[0].keys() & rankings[1].keys()
+    orders = [[n for n in native.most_sensitive(costs, len(costs)) if n in shared] for costs in rankings]
+    opinions = native.compare_rankings(*orders)
+    speed = None
+    if workbench.skip_reason(other, timed=True, scored=True) is None:
+        feed = workbench.inputs(case.detector, 1)[0]
+        runs = [_run(workbench.session(which), feed) for which in (other, case)]
+        speed, _, _ = interleave(runs[0], runs[1], pairs=PAIRS)
+    low, high = drop_interval(evidence.accuracy, theirs.accuracy, images)
+    module_of = layermap.convolutions(floating.model)
+    record(
+        crosscheck=CrossCheck(
+            scheme=BESIDE,
+            ap_difference=evidence.accuracy.map - theirs.accuracy.map,
+            ap_interval=(low, high),
+            speed_ratio=speed.ratio if speed else None,
+            speed_interval=(speed.low, speed.high) if speed else None,
+            rank_correlation=opinions.correlation,
+            disagreements=[module_of[name] for name, _, _ in opinions.disagreements[:5]],
+        ).model_dump(mode="json")
+    )
+    assert opinions.correlation > 0.3, (
+        "the tools disagree on which convolutions suffer: one of them is measured wrongly"
+    )
+
+
+def _run(session: Any, tensor: Any) -> Callable[[], Any]:
+    return functools.partial(session.run, None, {session.get_inputs()[0].name: tensor})
