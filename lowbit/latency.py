@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+    from lowbit.decode import HeadContract
+    from lowbit.imaging import InputSpec
 
 WARM_UP = 10
 
@@ -68,6 +75,37 @@ def interleave(
     low, high = np.percentile(np.median(ratios[draws], axis=1), [2.5, 97.5])
     speedup = Speedup(float(np.median(ratios)), float(low), float(high), pairs)
     return speedup, times[:, 0].copy(), times[:, 1].copy()
+
+
+@dataclass(frozen=True, slots=True)
+class EndToEnd:
+    """Median seconds of one picture: from its file to the input tensor, through the model, and from the output to boxes in
+    the picture's pixels."""
+
+    preprocess: float
+    model: float
+    postprocess: float
+
+
+def end_to_end(
+    session: onnxruntime.InferenceSession, contract: HeadContract, spec: InputSpec, pictures: Sequence[Path]
+) -> EndToEnd:
+    """Time every stage on some pictures, one after the other, as a program without overlap would run them."""
+    from lowbit.decode import decode
+    from lowbit.imaging import preprocess
+
+    name = session.get_inputs()[0].name
+    stages = []
+    for path in (pictures[0], *pictures):  # the first run warms up
+        clock = [time.perf_counter()]
+        tensor, place = preprocess(path, spec)
+        clock.append(time.perf_counter())
+        output = session.run(None, {name: tensor})[0]
+        clock.append(time.perf_counter())
+        place.to_picture(decode(output, contract).boxes)
+        clock.append(time.perf_counter())
+        stages.append(np.diff(clock))
+    return EndToEnd(*map(float, np.median(stages[1:], 0)))
 
 
 def host() -> str:

@@ -55,7 +55,9 @@ class RuntimeRecord(_Model):
 
 
 class LatencyRecord(_Model):
-    """Single-stream latency in seconds, throughput in images a second, speed-up against FP32 in the same run."""
+    """Single-stream latency in seconds, throughput in images a second, speed-up against FP32 in the same run, and against
+    FP16 on a GPU. ``end_to_end``: median seconds of ``preprocess``, ``model`` and ``postprocess`` of one picture.
+    ``gpu_state``: clocks, temperature, power and throttling before and after."""
 
     p50: float
     p90: float
@@ -66,6 +68,10 @@ class LatencyRecord(_Model):
     throughput: float
     speedup: float | None = None
     speedup_ci: tuple[float, float] | None = None
+    speedup_fp16: float | None = None
+    speedup_fp16_ci: tuple[float, float] | None = None
+    end_to_end: dict[str, float] | None = None
+    gpu_state: list[dict[str, str]] | None = None
     host: str
 
 

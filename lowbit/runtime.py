@@ -37,13 +37,14 @@ PROVIDERS = {
 class SessionOptions:
     """What a session is made with; recorded with every result.
 
-    ``threads``: intra-op threads, fixed so that timings repeat. ``config``: ONNX Runtime session configuration entries.
-    ``optimized``: False is ``ORT_DISABLE_ALL``, the parity reference. ``profile``: where to write ONNX Runtime's profile.
+    ``threads``: intra-op threads, fixed so that timings repeat. ``config``: ONNX Runtime session configuration entries;
+    ``provider_config``: the execution provider's options. ``optimized``: False is ``ORT_DISABLE_ALL``, the parity reference. ``profile``: where to write ONNX Runtime's profile.
     """
 
     provider: str = "cpu"
     threads: int = field(default_factory=lambda: available_cores())
     config: tuple[tuple[str, str], ...] = ()
+    provider_config: tuple[tuple[str, str], ...] = ()
     optimized: bool = True
     profile: Path | None = None
 
@@ -53,6 +54,7 @@ class SessionOptions:
             "provider": PROVIDERS[self.provider],
             "threads": self.threads,
             "config": dict(self.config),
+            "provider_config": dict(self.provider_config),
             "graph_optimization": "all" if self.optimized else "none",
         }
 
@@ -70,7 +72,17 @@ def deployed_options(precision: str, provider: str = "cpu") -> SessionOptions:
     if provider == "cpu" and precision.startswith("fp8"):
         # ORT's CPU provider fuses float8 Q/DQ into ops that it then has no kernels for.
         config = (*config, ("session.disable_quant_qdq", "1"))
-    return SessionOptions(provider, config=config)
+    return SessionOptions(provider, config=config, provider_config=_provider_config(precision, provider))
+
+
+def _provider_config(precision: str, provider: str) -> tuple[tuple[str, str], ...]:
+    """The execution provider's options of a precision: with them TensorRT keeps to the graph's Q/DQ or to FP16."""
+    if provider != "trt":
+        return ()
+    if precision == "fp16":
+        return (("trt_fp16_enable", "1"), ("trt_cuda_graph_enable", "1"))
+    quantized = (("trt_int8_enable", "1"),) if precision in ("int8", "w8a8", "w4a8") else ()
+    return (*quantized, ("trt_cuda_graph_enable", "1"))
 
 
 def open_session(path: Path, options: SessionOptions) -> onnxruntime.InferenceSession:
@@ -97,12 +109,60 @@ def open_session(path: Path, options: SessionOptions) -> onnxruntime.InferenceSe
         settings.profile_file_prefix = str(options.profile)
     wanted = PROVIDERS[options.provider]
     try:
-        session = onnxruntime.InferenceSession(str(path), settings, providers=[wanted])
+        session = onnxruntime.InferenceSession(str(path), settings, providers=[(wanted, dict(options.provider_config))])
     except Exception as error:  # ORT's exceptions have no common base of their own
         raise LowbitError(f"{path}: ONNX Runtime can't load it on {wanted} ({str(error)[:300]}).") from error
     if wanted not in session.get_providers():
         raise UnavailableError(f"{wanted} is built in but did not start (missing CUDA libraries or driver).")
     return session
+
+
+class BoundRun:
+    """One run of a session with its input and its outputs bound on ``device`` (``cpu``, ``cuda``): nothing is copied
+    between host and device, and addresses stay, as CUDA graphs ask for. ``tensor``: float32 [1, 3, S, S]."""
+
+    def __init__(self, session: onnxruntime.InferenceSession, tensor: NDArray[np.float32], device: str) -> None:
+        import onnxruntime
+
+        make = onnxruntime.OrtValue
+        self._session, self._binding = session, session.io_binding()
+        # Kept alive: the binding knows addresses only.
+        self._input = make.ortvalue_from_numpy(tensor, device, 0)
+        self.outputs = [
+            make.ortvalue_from_shape_and_type(o.shape, np.float32, device, 0) for o in session.get_outputs()
+        ]
+        self._binding.bind_ortvalue_input(session.get_inputs()[0].name, self._input)
+        for output, place in zip(session.get_outputs(), self.outputs, strict=True):
+            self._binding.bind_ortvalue_output(output.name, place)
+
+    def __call__(self) -> None:
+        self._session.run_with_iobinding(self._binding)
+        self._binding.synchronize_outputs()
+
+
+def timed_run(session: onnxruntime.InferenceSession, tensor: NDArray[np.float32], provider: str) -> Callable[[], Any]:
+    """What a timing repeats: on a GPU without copies from and to the host, which belong to the pipeline around it."""
+    if provider == "cpu":
+        return functools.partial(session.run, None, {session.get_inputs()[0].name: tensor})
+    return BoundRun(session, tensor, "cuda")
+
+
+_GPU_STATE = "clocks.sm,clocks.max.sm,temperature.gpu,power.draw,clocks_throttle_reasons.active"
+
+
+def gpu_state() -> dict[str, str] | None:
+    """The first GPU's clocks, temperature, power and reasons for throttling by nvidia-smi (read only), or None."""
+    try:
+        done = subprocess.run(
+            ["nvidia-smi", f"--query-gpu={_GPU_STATE}", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=True,
+        )
+        return dict(zip(_GPU_STATE.split(","), map(str.strip, done.stdout.splitlines()[0].split(",")), strict=True))
+    except (OSError, subprocess.SubprocessError, IndexError, ValueError):
+        return None
 
 
 @functools.cache

@@ -123,6 +123,7 @@ _LABELLED: dict[str, Any] = {**_TUNED, "recovery": {**_TUNED["recovery"], "label
 CATALOGUE = _catalogue(
     Scheme("fp32", "fp32", "export", "the detector's own float export: the reference of every comparison"),
     Scheme("fp32-lean", "fp32", "lean", "the float export, decoding only the boxes of anchors that survive"),
+    Scheme("fp16", "fp16", "half", "the float export in half precision, decode tail in float: what a GPU would run"),
     Scheme(
         "int8-modelopt-max",
         "int8",

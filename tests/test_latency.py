@@ -12,13 +12,16 @@ import pytest
 
 from fixtures.options import Case
 from fixtures.recording import Record, describe_artifact, describe_runtime
-from fixtures.workbench import Workbench, reference_of
-from lowbit import latency
+from fixtures.workbench import Workbench
+from lowbit import latency, runtime
 from lowbit.artifacts import Artifact
 from lowbit.graph import Structure
+from lowbit.schemes import find
 
 ROUNDS = 60
 PAIRS = 40
+# For the split of the time from file to boxes.
+PICTURES = 8
 
 
 @pytest.mark.latency
@@ -33,23 +36,30 @@ def test_latency(
     record: Record,
     run_folder: Path,
 ) -> None:
-    feed = {session.get_inputs()[0].name: timing_input}
     benchmark.group = f"{case.name} on {case.provider}"
-    benchmark.pedantic(session.run, args=(None, feed), rounds=ROUNDS, warmup_rounds=latency.WARM_UP)
+    detector, images = workbench.detector(case.detector), workbench.dataset(case.detector).images
+    stages = latency.end_to_end(
+        session, workbench.contract(case.detector), detector.input, [image.path for image in images[:PICTURES]]
+    )
+    state = [runtime.gpu_state()] if case.provider != "cpu" else []
+    run = runtime.timed_run(session, timing_input, case.provider)
+    benchmark.pedantic(run, rounds=ROUNDS, warmup_rounds=latency.WARM_UP)
     timing = latency.summarize(benchmark.stats.stats.data)
-    measured = dataclasses.asdict(timing)
-    if case.scheme.id == "fp32":
-        speed = {"speedup": 1.0, "speedup_ci": (1.0, 1.0)}
-    else:
-        reference = workbench.session(reference_of(case))
-        ratio, _, _ = latency.interleave(
-            lambda: reference.run(None, feed), lambda: session.run(None, feed), pairs=PAIRS
-        )
-        speed = {"speedup": ratio.ratio, "speedup_ci": (ratio.low, ratio.high)}
-    benchmark.extra_info.update(measured, **speed, **workbench.options(case).as_json())
+    speed: dict[str, Any] = {}
+    for scheme, name in (("fp32", "speedup"), *([("fp16", "speedup_fp16")] if case.provider != "cpu" else [])):
+        other = dataclasses.replace(case, scheme=find(scheme))
+        if case.scheme.id == scheme:
+            speed |= {name: 1.0, f"{name}_ci": (1.0, 1.0)}
+            continue
+        reference = runtime.timed_run(workbench.session(other), timing_input, case.provider)
+        ratio, _, _ = latency.interleave(reference, run, pairs=PAIRS)
+        speed |= {name: ratio.ratio, f"{name}_ci": (ratio.low, ratio.high)}
+    state += [runtime.gpu_state()] if state else []
+    measured = {**dataclasses.asdict(timing), **speed, "end_to_end": dataclasses.asdict(stages)}
+    benchmark.extra_info.update(measured, **workbench.options(case).as_json())
     record(
         **describe_artifact(artifact, structure, run_folder),
-        latency={**measured, **speed, "host": latency.host()},
+        latency={**measured, "host": latency.host(), "gpu_state": [one for one in state if one] or None},
         **describe_runtime(case, workbench),
     )
     assert timing.rounds == ROUNDS

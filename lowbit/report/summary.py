@@ -116,7 +116,8 @@ def recommend(entries: Sequence[Entry]) -> str:
             f"**Ship `{_escape(best.scheme)}`**: {best.latency.speedup:.2f}x FP32 for {points(best.drop)} points of AP; "
             "no scheme within its threshold is surely faster, and of those as fast it loses least" + _caveat(best)
         )
-    best = min(good, key=lambda e: e.drop if e.drop is not None else 1)
+    # Half precision loses least of all; where it is not faster nothing speaks for it.
+    best = min((e for e in good if e.scheme != "fp16"), key=lambda e: e.drop or 0.0, default=good[0])
     assert best.drop is not None
     timed = any(e.latency and e.latency.speedup is not None for e in good)
     why = "none of those within their threshold is faster than FP32 here" if timed else "latency was not measured"

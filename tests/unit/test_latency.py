@@ -5,11 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from lowbit import latency
+from lowbit import graph, latency, runtime
+from lowbit.imaging import InputSpec
+from tests.unit import toys
 
 
 def _percentile(times: list[float], percent: float) -> float:
@@ -105,3 +108,27 @@ def test_noise_widens_the_interval_and_the_seed_fixes_it(monkeypatch: pytest.Mon
     # The clock goes on between the two, so the last digits of its differences may not.
     assert [measure(0.3, 0).low, measure(0.3, 0).high] == pytest.approx([loud.low, loud.high], rel=1e-9)
     assert [measure(0.3, 1).low, measure(0.3, 1).high] != pytest.approx([loud.low, loud.high], rel=1e-9)
+
+
+def test_the_stages_of_one_picture_add_up(tmp_path: Path) -> None:
+    path = toys.make_detector(tmp_path / "toy.onnx")
+    toys.make_pictures(tmp_path / "pictures", 3, seed=1)
+    session = runtime.open_session(path, runtime.SessionOptions())
+    contract = graph.contract_of(path, graph.load(path))
+    pictures = sorted((tmp_path / "pictures").iterdir())
+    started = time.perf_counter()
+    stages = latency.end_to_end(session, contract, InputSpec(64), pictures)
+    spent = time.perf_counter() - started
+    assert min(stages.preprocess, stages.model, stages.postprocess) > 0
+    assert stages.preprocess + stages.model + stages.postprocess < spent
+
+
+def test_a_bound_run_computes_what_a_plain_one_does(tmp_path: Path) -> None:
+    """Twice, into the same buffers."""
+    session = runtime.open_session(toys.make_detector(tmp_path / "toy.onnx"), runtime.SessionOptions())
+    tensor = np.random.default_rng(0).random((1, 3, 64, 64), np.float32)
+    run = runtime.BoundRun(session, tensor, "cpu")
+    wanted = session.run(None, {session.get_inputs()[0].name: tensor})[0]
+    for _ in range(2):
+        run()
+        assert np.array_equal(run.outputs[0].numpy(), wanted)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from lowbit import results
+from lowbit.runtime import available_cores
 from tests.unit import toys
 
 ROOT = Path(__file__).parents[2]
@@ -62,6 +63,7 @@ def test_a_gate_passes_and_says_all_of_it(toy: Toy) -> None:
     assert quantized.latency is not None
     assert quantized.latency.p50 <= quantized.latency.p99
     assert quantized.latency.speedup_ci is not None
+    assert quantized.latency.end_to_end is not None and min(quantized.latency.end_to_end.values()) > 0
     summary = (toy.folder / "runs" / "latest" / "summary.md").read_text()
     assert "| int8-ort-minmax | 1.0000 |" in summary
     assert "Ship" in summary or "loses least" in summary
@@ -79,6 +81,20 @@ def test_the_second_run_builds_nothing_and_workers_share_one_run(toy: Toy) -> No
     assert done.returncode == 0, done.stdout + done.stderr
     assert {p: p.stat().st_mtime_ns for p in (toy.folder / "store" / "artifacts").rglob("*")} == before
     assert {e.scheme: e.map for e in toy.results().entries} == {"fp32": 1.0, "int8-ort-minmax": 1.0}
+
+
+def test_baselines_are_kept_by_hardware(toy: Toy, tmp_path: Path) -> None:
+    """Saved under this machine's name, and compared with nothing else."""
+    kept = ROOT / ".benchmarks"
+    before = set(kept.rglob("*.json")) if kept.is_dir() else set()
+    done = toy.pytest("tests/test_latency.py", "-k", "fp32 and not lean", "--benchmark-save=baselinetest")
+    assert done.returncode == 0, done.stdout + done.stderr
+    saved = set(kept.rglob("*_baselinetest.json")) - before
+    try:
+        assert [f"-{available_cores()}-threads" in str(path.relative_to(kept).parts[0]) for path in saved] == [True]
+    finally:
+        for path in saved:
+            path.unlink()
 
 
 def test_gpu_tests_skip_with_a_reason_where_there_is_none(toy: Toy) -> None:
