@@ -146,11 +146,11 @@ class Store:
         the store can't be written, and what the tool says of bad input.
         """
         final = self._final(request.key)
-        artifact = _read(final)
+        artifact = read_artifact(final)
         if artifact is not None:
             return artifact
-        with self._lock(request.key):
-            artifact = _read(final)  # another process may have built it while we waited
+        with self.lock(request.key):
+            artifact = read_artifact(final)  # another process may have built it while we waited
             if artifact is not None:
                 return artifact
             if final.exists():
@@ -160,7 +160,8 @@ class Store:
     def _final(self, key: str) -> Path:
         return self.root / "artifacts" / key
 
-    def _lock(self, key: str) -> FileLock:
+    def lock(self, key: str) -> FileLock:
+        """The acquired lock of a key. Raises :class:`StoreError` if it is held for too long."""
         path = self.root / "locks" / f"{key}.lock"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -247,7 +248,7 @@ class Store:
             log.replace(kept)
 
 
-def _read(folder: Path) -> Artifact | None:
+def read_artifact(folder: Path) -> Artifact | None:
     """A whole artifact, or None if any part is missing, unreadable or not what the manifest says."""
     if folder.is_symlink():
         return None  # nothing that lowbit made; a link could point anywhere

@@ -38,6 +38,11 @@ def main(arguments: list[str] | None = None) -> int:
     widen = commands.add_parser("widen", help="write an INT4 artifact's INT8 form, for runtimes that have no INT4")
     widen.add_argument("source", type=Path, help="the .onnx file to read")
     widen.add_argument("target", type=Path, help="the .onnx file to write")
+    store = commands.add_parser(
+        "store", help="share artifacts with other machines, over any file system or object store"
+    )
+    store.add_argument("direction", choices=("push", "pull"), help="to URL or from it, what is missing")
+    store.add_argument("url", help="an fsspec address: s3://bucket/lowbit, gs://..., file:///shared/lowbit")
     _add_sensitivity(commands)
     options = parser.parse_args(arguments)
     try:
@@ -57,6 +62,8 @@ def main(arguments: list[str] | None = None) -> int:
             from lowbit.report.merge import merge as merge_runs
 
             print(merge_runs(options.part, options.to))
+        elif options.command == "store":
+            print(share_store(options))
         elif options.command == "widen":
             print(write_widened(options.source, options.target))
         else:
@@ -178,6 +185,17 @@ def compare_runs(options: argparse.Namespace) -> int:
     changes, text = compare(options.first, options.second, limits)
     print(text, end="")
     return int(any(change.regressions for change in changes))
+
+
+def share_store(options: argparse.Namespace) -> str:
+    """Copy artifacts and say how many."""
+    from lowbit import share
+    from lowbit.artifacts import Store, default_root
+
+    show = _Progress()
+    count = getattr(share, options.direction)(Store(default_root()), options.url, show)
+    show.end()
+    return f"{count} artifacts {'pushed to' if options.direction == 'push' else 'pulled from'} {options.url}"
 
 
 def write_widened(source: Path, target: Path) -> Path:
