@@ -64,13 +64,15 @@ def available_cores() -> int:
     return min(len(os.sched_getaffinity(0)), 8)
 
 
-def deployed_options(precision: str, provider: str = "cpu") -> SessionOptions:
-    """The session options with which an artifact of a precision ships on a provider."""
+def deployed_options(precision: str, provider: str = "cpu", *, weights_only: bool = False) -> SessionOptions:
+    """The session options with which an artifact of a precision ships on a provider. ``weights_only``: its activations are
+    in floating point."""
     # Without it a session's threads spin on after its run and take the cores from the session that runs next: with two
     # sessions taking turns, both slow down two- to threefold and their ratio is meaningless.
     config: tuple[tuple[str, str], ...] = (("session.force_spinning_stop", "1"),)
-    if provider == "cpu" and precision.startswith("fp8"):
-        # ORT's CPU provider fuses float8 Q/DQ into ops that it then has no kernels for.
+    if (provider == "cpu" and precision == "fp8") or (provider != "trt" and weights_only):
+        # ORT's CPU provider fuses float8 Q/DQ into ops that it then has no kernels for. And it leaves the DequantizeLinear
+        # of a weight for every run, in case an integer kernel wants it: none will, and folded once it costs nothing.
         config = (*config, ("session.disable_quant_qdq", "1"))
     return SessionOptions(provider, config=config, provider_config=_provider_config(precision, provider))
 

@@ -57,6 +57,11 @@ class Scheme:
         """Bits of a quantized activation; 16 means floating point."""
         return self._bits(1, "activation_bits")
 
+    @property
+    def weights_only(self) -> bool:
+        """Whether activations stay in floating point."""
+        return self.quantized and self.activation_bits == 16
+
     def _bits(self, which: int, setting: str) -> int:
         if not self.quantized:
             return 32

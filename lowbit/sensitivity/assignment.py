@@ -110,7 +110,7 @@ class Weights(Candidates):
 
     @property
     def options(self) -> runtime.SessionOptions:
-        return runtime.deployed_options("mixed")
+        return runtime.deployed_options("mixed", weights_only=True)
 
     def cost(self) -> dict[str, dict[str, float]]:
         """Bits that are stored."""

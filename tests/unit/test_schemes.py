@@ -8,6 +8,7 @@ import pytest
 
 from lowbit.errors import InputError
 from lowbit.quantizers import tool
+from lowbit.runtime import deployed_options
 from lowbit.schemes import CATALOGUE, Scheme, find
 
 
@@ -43,6 +44,25 @@ def test_an_id_says_its_precision() -> None:
 )
 def test_bits(scheme: str, bits: tuple[int, int]) -> None:
     assert (find(scheme).weight_bits, find(scheme).activation_bits) == bits
+
+
+@pytest.mark.parametrize(
+    ("scheme", "folded"),
+    [
+        ("fp32", False),
+        ("w4a16-brevitas-gptq", True),
+        ("w8a8-brevitas", False),
+        ("mixed-native-d1.0", True),
+        ("mixed-ort-d1.0", False),
+        ("fp8-modelopt-k0", False),
+    ],
+)
+def test_only_weights_are_folded(scheme: str, folded: bool) -> None:
+    """A DequantizeLinear that no integer kernel will take is computed once; TensorRT keeps it in any case."""
+    found = find(scheme)
+    assert found.weights_only is folded
+    options = [deployed_options("int8", p, weights_only=found.weights_only) for p in ("cpu", "cuda", "trt")]
+    assert [("session.disable_quant_qdq", "1") in one.config for one in options] == [folded, folded, False]
 
 
 def test_an_unknown_id_names_its_neighbours() -> None:

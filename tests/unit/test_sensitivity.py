@@ -219,7 +219,7 @@ def test_stored_weights_are_the_rounded_ones(floating: native.Graph, tmp_path: P
     rounded = {node: dtype for node, dtype in dtypes.items() if dtype != search.FLOAT}
     assert floating.sqnr(stored) == pytest.approx(floating.sqnr(floating.quantized(rounded, native.WEIGHTS_ONLY)))
     onnx.save(stored, tmp_path / "model.onnx")
-    session = runtime.open_session(tmp_path / "model.onnx", runtime.deployed_options("mixed"))
+    session = runtime.open_session(tmp_path / "model.onnx", runtime.deployed_options("mixed", weights_only=True))
     assert floating.agreement(session) == floating.harm(stored).agreement
 
 
