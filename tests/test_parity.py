@@ -6,13 +6,11 @@ from pathlib import Path
 
 import onnxruntime
 import pytest
-from brevitas.quant.scaled_int import Int8ActPerTensorFloat, Int8WeightPerChannelFloat
 
 from fixtures.workbench import Workbench
 from lowbit import runtime
 from lowbit.errors import LowbitError, UnavailableError
 from lowbit.proof import check_parity
-from lowbit.qat import layers
 
 FAULTY = onnxruntime.__version__.startswith("1.24.")
 
@@ -22,6 +20,10 @@ def test_brevitas_own_graph_has_parity_or_is_refused(
     workbench: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Signed activations, narrow weights, initializers that may be overridden: 0.39 AP becomes 0.03 on 1.24.4."""
+    from brevitas.quant.scaled_int import Int8ActPerTensorFloat, Int8WeightPerChannelFloat
+
+    from lowbit.qat import layers
+
     try:
         detector = workbench.detector("yolov10n")
     except UnavailableError as error:

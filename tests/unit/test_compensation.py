@@ -7,24 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
-from lowbit.qat import layers
-from lowbit.qat.compensation import compensate
+from tests.unit.lazily import lazily
 
-
-class Network(torch.nn.Module):
-    """A plain and a depthwise convolution, and one that sees their inputs' correlations."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = torch.nn.Conv2d(3, 16, 3, padding=1)
-        self.depthwise = torch.nn.Conv2d(16, 16, 3, padding=1, groups=16)
-        self.last = torch.nn.Conv2d(16, 8, 1)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        x = torch.nn.functional.silu(self.first(images))
-        return self.last(torch.nn.functional.silu(self.depthwise(x)))
+torch, layers = lazily("torch"), lazily("lowbit.qat.layers")
+compensation, networks = lazily("lowbit.qat.compensation"), lazily("tests.unit.networks")
 
 
 @pytest.fixture(scope="module")
@@ -44,13 +31,13 @@ def outputs(network: Any, pictures: list[np.ndarray]) -> torch.Tensor:
 
 def test_it_loses_less_than_rounding_to_nearest(pictures: list[np.ndarray]) -> None:
     torch.manual_seed(0)
-    original: Any = Network().eval()
+    original: Any = networks.Network().eval()
     rounded = copy.deepcopy(original)
     layers.quantize_convolutions(rounded, {"weight_bits": 4, "activation_bits": 16, "scales": "channel"}, {"depthwise"})
     layers.calibrate(rounded, iter(pictures[:1]))
     compensated = copy.deepcopy(rounded)
     seen: list[str] = []
-    compensate(compensated, pictures[:4], seen.append)
+    compensation.compensate(compensated, pictures[:4], seen.append)
 
     truth = outputs(original, pictures)
     error, before = (outputs(network, pictures) - truth for network in (compensated, rounded))

@@ -11,8 +11,6 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-import torch
-from safetensors.torch import save_file
 
 from lowbit import files, graph
 from lowbit.datasets import load_coco
@@ -29,7 +27,10 @@ from lowbit.detectors import (
 )
 from lowbit.errors import InputError, UnavailableError
 from lowbit.imaging import InputSpec
+from tests.unit.lazily import lazily
 from tests.unit.toys import make_detector
+
+torch, safetensors = lazily("torch"), lazily("safetensors.torch")
 
 
 class Trap:
@@ -125,7 +126,7 @@ def test_damaged_trusted_pickle(tmp_path: Path, content: bytes | str | None) -> 
 def test_safetensors_in_half_precision(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     tensors = {"a": torch.tensor([0.5, -3.25], dtype=torch.float16), "steps": torch.tensor([3])}
-    save_file(tensors, path)
+    safetensors.save_file(tensors, path)
     state = load_state(path)
     assert state["a"].dtype == torch.float32
     assert state["a"].tolist() == [0.5, -3.25]
@@ -136,7 +137,7 @@ def test_safetensors_in_half_precision(tmp_path: Path) -> None:
 def test_damaged_safetensors(tmp_path: Path, content: bytes | str | None) -> None:
     path = tmp_path / "model.safetensors"
     if content == "half":
-        save_file({"a": torch.ones(100)}, path)
+        safetensors.save_file({"a": torch.ones(100)}, path)
         path.write_bytes(path.read_bytes()[:200])
     elif isinstance(content, bytes):
         path.write_bytes(content)
@@ -147,7 +148,7 @@ def test_damaged_safetensors(tmp_path: Path, content: bytes | str | None) -> Non
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_weights_that_are_no_numbers(tmp_path: Path, value: float) -> None:
     path = tmp_path / "model.safetensors"
-    save_file({"good": torch.ones(3), "bad.weight": torch.tensor([1.0, value])}, path)
+    safetensors.save_file({"good": torch.ones(3), "bad.weight": torch.tensor([1.0, value])}, path)
     with pytest.raises(InputError, match=r"model\.safetensors: 'bad\.weight' holds NaN or infinity \(1 tensors\)"):
         load_state(path)
 
@@ -276,17 +277,17 @@ def detector_of(weights: Path) -> Detector:
 
 def test_checkpoint_that_does_not_fit(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
-    save_file({"a": torch.ones(3)}, path)
+    safetensors.save_file({"a": torch.ones(3)}, path)
     with pytest.raises(InputError, match=r"model\.safetensors: does not fit yolov10n\.yaml with 10 classes"):
         detector_of(path).torch_module()
 
 
 def test_identity_follows_the_file(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
-    save_file({"a": torch.ones(3)}, path)
+    safetensors.save_file({"a": torch.ones(3)}, path)
     first = detector_of(path).identity()
     assert detector_of(path).identity() == first
-    save_file({"a": torch.zeros(3)}, path)
+    safetensors.save_file({"a": torch.zeros(3)}, path)
     assert detector_of(path).identity() != first
 
 

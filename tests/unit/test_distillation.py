@@ -7,78 +7,65 @@ import csv
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
-import torch
-from torch import Tensor, nn
 
 from lowbit.errors import BuildError, InputError
-from lowbit.qat import distillation
-from lowbit.qat.distillation import CURVE, PICTURE, STATE, Crops, Labels, Plan, Task, distil, losses
+from tests.unit.lazily import lazily
 
-PLAN = Plan(steps=30, rate=1e-2, batch=2, size=32, checks=5)
-
-
-class Toy(nn.Module):
-    """One stride-8 level, two bins a side, three classes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = nn.Conv2d(3, 8, 8, 8)
-        self.boxes, self.scores = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 3, 1)
-
-    def forward(self, images: Tensor) -> distillation.Raw:
-        features = self.stem(images)
-        return [features], self.boxes(features).flatten(2), self.scores(features).flatten(2)
-
-
-def nothing(_: object) -> None:
-    """Neither bounds nor says anything; a function, so that processes can be given it."""
-
-
-def no_scales(_: str) -> bool:
-    return False
+torch, distillation, networks = lazily("torch"), lazily("lowbit.qat.distillation"), lazily("tests.unit.networks")
 
 
 @pytest.fixture
-def task(tmp_path: Path) -> Callable[..., Task]:
+def task(tmp_path: Path) -> Callable[..., Any]:
     rng = np.random.default_rng(0)
     paths = []
     for index in range(6):
         paths.append(tmp_path / f"{index}.png")
         cv2.imwrite(str(paths[-1]), rng.integers(0, 256, (40, 70, 3), np.uint8))
     torch.manual_seed(0)
-    teacher = Toy().eval()
+    teacher = networks.Toy().eval()
     student = copy.deepcopy(teacher)
     with torch.no_grad():
         for parameter in student.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
 
-    def make(name: str = "run", **changes: object) -> Task:
+    def make(name: str = "run", **changes: object) -> Any:
         folder = tmp_path / name
         folder.mkdir(exist_ok=True)
-        made = Task(copy.deepcopy(student), teacher, tuple(paths), 64, PLAN, no_scales, nothing, folder, nothing)
+        made = distillation.Task(
+            copy.deepcopy(student),
+            teacher,
+            tuple(paths),
+            64,
+            networks.PLAN,
+            networks.no_scales,
+            networks.nothing,
+            folder,
+            networks.nothing,
+        )
         return replace(made, **changes)  # type: ignore[arg-type]
 
     return make
 
 
 def curve(folder: Path) -> list[dict[str, str]]:
-    with (folder / CURVE).open(encoding="utf-8") as stream:
+    with (folder / distillation.CURVE).open(encoding="utf-8") as stream:
         return list(csv.DictReader(stream))
 
 
 def test_equal_outputs_have_no_loss() -> None:
-    raw = Toy()(torch.rand(2, 3, 32, 32))
-    assert [float(part.detach()) for part in losses(raw, raw)] == pytest.approx([0, 0, 0], abs=1e-6)
+    raw = networks.Toy()(torch.rand(2, 3, 32, 32))
+    assert [float(part.detach()) for part in distillation.losses(raw, raw)] == pytest.approx([0, 0, 0], abs=1e-6)
 
 
 def test_losses_are_the_divergences_by_hand() -> None:
     torch.manual_seed(1)
-    one, two = Toy()(torch.rand(2, 3, 40, 32)), Toy()(torch.rand(2, 3, 40, 32))
-    classes, boxes, features = (float(part.detach()) for part in losses(two, one))
+    one, two = networks.Toy()(torch.rand(2, 3, 40, 32)), networks.Toy()(torch.rand(2, 3, 40, 32))
+    classes, boxes, features = (float(part.detach()) for part in distillation.losses(two, one))
     sides, logits = one[1].detach().numpy(), one[2].detach().numpy()
     sides_2, logits_2 = two[1].detach().numpy(), two[2].detach().numpy()
     weight = near_weight = expected_classes = expected_boxes = 0.0
@@ -121,23 +108,23 @@ def test_another_winner_nearby_costs_less_than_one_far_away() -> None:
 
     teacher = (features, boxes, seen(3, 3))
     near, far, none = (
-        float(losses((features, boxes, scores), teacher)[0])
+        float(distillation.losses((features, boxes, scores), teacher)[0])
         for scores in (seen(3, 4), seen(7, 7), torch.full((1, 2, 64), -8.0))
     )
     assert 0 < near < 0.5 * none < far
 
 
-def test_crops_depend_on_seed_step_and_rank_only(task: Callable[..., Task]) -> None:
+def test_crops_depend_on_seed_step_and_rank_only(task: Callable[..., Any]) -> None:
     paths = task().pictures
-    batch, _ = Crops(paths, PLAN, 64).batch(7, 0)
+    batch, _ = distillation.Crops(paths, networks.PLAN, 64).batch(7, 0)
     assert batch.shape == (2, 3, 32, 32) and batch.dtype == torch.float32
     assert float(batch.min()) >= 0 and float(batch.max()) <= 1
-    other = Crops(paths, PLAN, 64)
+    other = distillation.Crops(paths, networks.PLAN, 64)
     other.batch(3, 0)
     assert torch.equal(other.batch(7, 0)[0], batch)
     assert not torch.equal(other.batch(8, 0)[0], batch)
     assert not torch.equal(other.batch(7, 1)[0], batch)
-    assert not torch.equal(Crops(paths, replace(PLAN, seed=1), 64).batch(7, 0)[0], batch)
+    assert not torch.equal(distillation.Crops(paths, replace(networks.PLAN, seed=1), 64).batch(7, 0)[0], batch)
 
 
 def test_boxes_follow_the_pixels(tmp_path: Path) -> None:
@@ -146,8 +133,8 @@ def test_boxes_follow_the_pixels(tmp_path: Path) -> None:
     image[30:60, 50:110] = 255
     path = tmp_path / "white.png"
     cv2.imwrite(str(path), image)
-    labels = {path: Labels(np.array([[50, 30, 110, 60]], np.float32), np.array([2]))}
-    crops = Crops((path,), replace(PLAN, size=96, batch=64), 128, labels)
+    labels = {path: distillation.Labels(np.array([[50, 30, 110, 60]], np.float32), np.array([2]))}
+    crops = distillation.Crops((path,), replace(networks.PLAN, size=96, batch=64), 128, labels)
     pixels, targets = crops.batch(0, 0)
     assert len(targets["bboxes"]) > 60 and set(targets["cls"].ravel().tolist()) == {2}
     bright = pixels[:, 0].numpy() > 0.55
@@ -161,75 +148,75 @@ def test_boxes_follow_the_pixels(tmp_path: Path) -> None:
     assert unexplained.sum() < 0.12 * bright.sum()
 
 
-def test_labels_join_where_the_plan_weighs_them(task: Callable[..., Task]) -> None:
+def test_labels_join_where_the_plan_weighs_them(task: Callable[..., Any]) -> None:
     seen: list[int] = []
 
-    def more_boxes(raw: distillation.Raw, targets: distillation.Targets) -> Tensor:
+    def more_boxes(raw: distillation.Raw, targets: distillation.Targets) -> Any:
         seen.append(len(targets["bboxes"]))
         return (raw[2] - 1).square().mean()
 
-    plain, blind, taught = task("plain"), task("blind"), task("taught", plan=replace(PLAN, labels=10.0))
-    distil(plain)
-    distil(replace(blind, detection_loss=more_boxes))
+    plain, blind, taught = task("plain"), task("blind"), task("taught", plan=replace(networks.PLAN, labels=10.0))
+    distillation.distil(plain)
+    distillation.distil(replace(blind, detection_loss=more_boxes))
     assert not seen
-    distil(replace(taught, detection_loss=more_boxes))
-    assert len(seen) == PLAN.steps
+    distillation.distil(replace(taught, detection_loss=more_boxes))
+    assert len(seen) == networks.PLAN.steps
     weights = [made.student.state_dict()["scores.weight"] for made in (plain, blind, taught)]
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
 
 
-def test_the_student_learns_and_the_best_is_kept(task: Callable[..., Task]) -> None:
+def test_the_student_learns_and_the_best_is_kept(task: Callable[..., Any]) -> None:
     made = task()
-    report = distil(made)
+    report = distillation.distil(made)
     rows = curve(made.folder)
     held = [float(row["held_out"]) for row in rows if row["held_out"]]
-    assert len(rows) == PLAN.steps and len(held) == PLAN.checks
+    assert len(rows) == networks.PLAN.steps and len(held) == networks.PLAN.checks
     assert report["best_held_out_loss"] == pytest.approx(min(held), abs=1e-5)
     assert min(held) < 0.6 * held[0]
-    assert report["best_step"] == PLAN.steps // PLAN.checks * (1 + int(np.argmin(held)))
-    assert (made.folder / PICTURE).read_bytes()[:4] == b"\x89PNG"
+    assert report["best_step"] == networks.PLAN.steps // networks.PLAN.checks * (1 + int(np.argmin(held)))
+    assert (made.folder / distillation.PICTURE).read_bytes()[:4] == b"\x89PNG"
 
 
-def test_a_start_that_training_does_not_improve_is_kept(task: Callable[..., Task]) -> None:
-    def spoil(network: nn.Module) -> None:
+def test_a_start_that_training_does_not_improve_is_kept(task: Callable[..., Any]) -> None:
+    def spoil(network: Any) -> None:
         network.scores.weight.add_(1)  # type: ignore[union-attr, operator]
 
     made = task(bound=spoil)
     start = copy.deepcopy(made.student.state_dict())
-    assert distil(made)["best_step"] == 0
+    assert distillation.distil(made)["best_step"] == 0
     assert all(torch.equal(value, start[name]) for name, value in made.student.state_dict().items())
 
 
-def test_a_collapse_is_not_exported(task: Callable[..., Task]) -> None:
-    steps = iter(range(PLAN.steps))
+def test_a_collapse_is_not_exported(task: Callable[..., Any]) -> None:
+    steps = iter(range(networks.PLAN.steps))
 
-    def collapse(network: nn.Module) -> None:
+    def collapse(network: Any) -> None:
         if next(steps) > 12:
             network.scores.weight.mul_(3)  # type: ignore[union-attr, operator]
 
     made = task(bound=collapse)
-    report = distil(made)
+    report = distillation.distil(made)
     assert report["best_step"] <= 18
     held = [float(row["held_out"]) for row in curve(made.folder) if row["held_out"]]
     assert held[-1] > 2 * report["best_held_out_loss"]
 
 
 def test_an_interrupted_run_ends_where_a_whole_one_does(
-    task: Callable[..., Task], monkeypatch: pytest.MonkeyPatch
+    task: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = task("whole")
-    expected = distil(whole)
-    monkeypatch.setattr(distillation, "_SAVE_EVERY", 5)
+    expected = distillation.distil(whole)
+    monkeypatch.setattr("lowbit.qat.distillation._SAVE_EVERY", 5)
 
     def stop(text: str) -> None:
         if "step 17 of" in text:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        distil(task("cut", progress=stop))
+        distillation.distil(task("cut", progress=stop))
     said: list[str] = []
     rest = task("cut", progress=said.append)
-    report = distil(rest)
+    report = distillation.distil(rest)
     assert "taken up at step 15" in said[0]
     assert report == expected
     for name, value in whole.student.state_dict().items():
@@ -238,34 +225,34 @@ def test_an_interrupted_run_ends_where_a_whole_one_does(
 
 
 @pytest.mark.parametrize("damage", [b"", b"half", None])
-def test_a_state_of_another_plan_or_a_torn_one_is_not_resumed(task: Callable[..., Task], damage: bytes | None) -> None:
-    made = task(plan=replace(PLAN, steps=10))
-    distil(made)
+def test_a_state_of_another_plan_or_a_torn_one_is_not_resumed(task: Callable[..., Any], damage: bytes | None) -> None:
+    made = task(plan=replace(networks.PLAN, steps=10))
+    distillation.distil(made)
     if damage is not None:
-        content = (made.folder / STATE).read_bytes()
-        (made.folder / STATE).write_bytes(damage and content[: len(content) // 2])
+        content = (made.folder / distillation.STATE).read_bytes()
+        (made.folder / distillation.STATE).write_bytes(damage and content[: len(content) // 2])
     said: list[str] = []
-    distil(task(plan=replace(PLAN, steps=12), progress=said.append))
+    distillation.distil(task(plan=replace(networks.PLAN, steps=12), progress=said.append))
     assert not any("taken up" in text for text in said)
 
 
-def test_two_processes_agree_with_each_other(task: Callable[..., Task]) -> None:
+def test_two_processes_agree_with_each_other(task: Callable[..., Any]) -> None:
     made = task()
-    report = distil(made, devices=2)
+    report = distillation.distil(made, devices=2)
     assert report["devices"] == 2
     held = [float(row["held_out"]) for row in curve(made.folder) if row["held_out"]]
     assert min(held) < 0.6 * held[0]
 
 
-def test_a_loss_that_is_no_number_is_an_error(task: Callable[..., Task]) -> None:
-    def poison(network: nn.Module) -> None:
+def test_a_loss_that_is_no_number_is_an_error(task: Callable[..., Any]) -> None:
+    def poison(network: Any) -> None:
         network.scores.weight.fill_(float("inf"))  # type: ignore[union-attr, operator]
 
     with pytest.raises(BuildError, match="loss is nan at step 2 of 30"):
-        distil(task(bound=poison))
+        distillation.distil(task(bound=poison))
 
 
-def test_one_picture_is_too_few(task: Callable[..., Task]) -> None:
+def test_one_picture_is_too_few(task: Callable[..., Any]) -> None:
     made = task()
     with pytest.raises(InputError, match="two pictures or more, and got 1"):
-        distil(replace(made, pictures=made.pictures[:1]))
+        distillation.distil(replace(made, pictures=made.pictures[:1]))

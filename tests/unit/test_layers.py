@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-import torch
 from onnx import numpy_helper
 
 from lowbit import graph, qcdq
 from lowbit.errors import BuildError
-from lowbit.qat import layers
+from tests.unit.lazily import lazily
+
+torch, layers = lazily("torch"), lazily("lowbit.qat.layers")
 
 SIZE = 64
 SETTINGS = {"weight_bits": 4, "activation_bits": 16, "scales": "channel"}

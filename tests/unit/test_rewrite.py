@@ -7,14 +7,15 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-import torch
 from onnx import numpy_helper
-from torch import nn
 
 from lowbit import graph, rewrite
 from lowbit.decode import HeadKind
 from lowbit.errors import BuildError, UnavailableError
+from tests.unit.lazily import lazily
 from tests.unit.toys import make_detector
+
+torch, nn = lazily("torch"), lazily("torch.nn")
 
 SIZE, CLASSES = 64, 5
 
