@@ -11,10 +11,12 @@ import argparse
 import copy
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from brevitas.graph.gpfq import gpfq_mode
 from brevitas.graph.gptq import gptq_mode
@@ -31,16 +33,19 @@ from lowbit.quantizers import Job
 from lowbit.sensitivity import mixed
 
 PICTURES = 32
+RECONSTRUCTED, RECONSTRUCTION_STEPS = 8, 80
 
 
 @dataclass(frozen=True)
 class Method:
-    """``scales``: tensor, channel, or input channels a block; ``budget``: of bits, filled by 8-bit convolutions."""
+    """``scales``: tensor, channel, or input channels a block; ``budget``: of bits, filled by 8-bit convolutions;
+    ``reconstruct``: learn what rounds up and what down, for the output of every ``layer`` (AdaRound) or ``block`` (BRECQ)."""
 
     scales: str | int = "channel"
     budget: float | None = None
     compensation: Any = None
     correct: bool = False
+    reconstruct: str | None = None
 
 
 METHODS: dict[str, Method] = {
@@ -56,6 +61,8 @@ METHODS: dict[str, Method] = {
     "to 4.6, bias correction": Method(budget=4.6, correct=True),
     "to 4.6, GPTQ": Method(budget=4.6, compensation=gptq_mode),
     "to 4.6, GPTQ, bias correction": Method(budget=4.6, compensation=gptq_mode, correct=True),
+    "to 4.6, AdaRound, bias correction": Method(budget=4.6, reconstruct="layer", correct=True),
+    "to 4.6, BRECQ, bias correction": Method(budget=4.6, reconstruct="block", correct=True),
     "to 4.3, GPTQ, bias correction": Method(budget=4.3, compensation=gptq_mode, correct=True),
     "to 5.0, GPTQ, bias correction": Method(budget=5.0, compensation=gptq_mode, correct=True),
     "to 5.5, GPTQ, bias correction": Method(budget=5.5, compensation=gptq_mode, correct=True),
@@ -100,6 +107,43 @@ def in_blocks(network: layers.RawHead, size: int) -> float:
     return 4 + 32 * scales / sum(conv.weight.numel() for conv in found)
 
 
+def reconstruct(network: layers.RawHead, teacher: layers.RawHead, pictures: Sequence[np.ndarray], unit: str) -> None:
+    """AdaRound (https://arxiv.org/abs/2004.10568) or BRECQ (https://arxiv.org/abs/2102.05426): unit by unit, move weights
+    within half a step so that the unit's output on what the quantized units before it give is the float one's."""
+    found = list(layers.convolutions(network))
+    if unit == "block":
+        head = len(network.model.model) - 1
+        # A module of the graph, or of the head one branch at one stride.
+        depth = {name: 5 if name.split(".")[2] == str(head) else 3 for name in found}
+        found = list(dict.fromkeys(".".join(name.split(".")[: depth[name]]) for name in found))
+    bound = layers.Reach(network, 0.5)
+    tensors = [torch.from_numpy(picture) for picture in pictures[:RECONSTRUCTED]]
+    for name in found:
+        mine, theirs = network.get_submodule(name), teacher.get_submodule(name)
+        given: list[tuple[Any, ...]] = []
+        wanted: list[torch.Tensor] = []
+        hooks = [
+            mine.register_forward_pre_hook(lambda _, arguments, kept=given: kept.append(arguments)),
+            theirs.register_forward_hook(lambda _, __, output, kept=wanted: kept.append(output)),
+        ]
+        with torch.no_grad():
+            for tensor in tensors:
+                network(tensor)
+                teacher(tensor)
+        for hook in hooks:
+            hook.remove()
+        weights = [c.weight for c in mine.modules() if hasattr(c, "weight_quant")]
+        step = float(np.mean([weight.detach().abs().mean() for weight in weights]))
+        optimizer = torch.optim.Adam([weight.requires_grad_(True) for weight in weights], lr=0.01 * step)
+        for turn in range(RECONSTRUCTION_STEPS):
+            index = turn % len(tensors)
+            optimizer.zero_grad(set_to_none=True)
+            torch.nn.functional.mse_loss(mine(*given[index]), wanted[index]).backward()
+            optimizer.step()
+            with torch.no_grad():
+                bound(network)
+
+
 def quantize(
     detector: detectors.Detector, teacher: layers.RawHead, calibration: CalibrationSet, method: Method
 ) -> tuple[layers.RawHead, float]:
@@ -114,6 +158,8 @@ def quantize(
     layers.calibrate(network, iter(pictures[:1]))
     if method.compensation is not None:
         round_weights(network, pictures, lambda _: None, method.compensation)
+    if method.reconstruct:
+        reconstruct(network, teacher, pictures, method.reconstruct)
     if method.correct:
         correct_biases(network, pictures)
     found = layers.convolutions(network)
