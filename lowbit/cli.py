@@ -95,6 +95,9 @@ def _add_sensitivity(commands: Any) -> None:
     find.add_argument(
         "--objective", choices=("bits", "size", "latency"), default="bits", help="what is made small (bits)"
     )
+    find.add_argument(
+        "--dataset", type=Path, help="COCO file or data.yaml that the result is checked on (the detector's)"
+    )
     find.add_argument("--to", type=Path, default=Path("runs"), help="where the result is kept (runs)")
     for parser, images in ((sweep, 16), (layers, 8), (find, 40)):
         parser.add_argument("--detector", default="shapes10n", help="a name, an .onnx or .pt file (shapes10n)")

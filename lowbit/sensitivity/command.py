@@ -15,7 +15,7 @@ from typing import Any
 
 from lowbit import declare, files, latency, metrics, runtime
 from lowbit.artifacts import Store, default_root
-from lowbit.datasets import CalibrationSet, load_calibration
+from lowbit.datasets import CalibrationSet, Dataset, check_classes, check_leak, load_calibration, load_data
 from lowbit.detectors import Detector, find
 from lowbit.errors import InputError
 from lowbit.gate import points
@@ -73,6 +73,7 @@ def search(options: argparse.Namespace) -> str:
     if not 0 < options.max_drop < 1:
         raise InputError(f"--max-drop {options.max_drop}: is no fraction between 0 and 1; 0.01 is one point of AP.")
     detector, calibration = _detector(options)
+    dataset = _evaluation(detector, calibration, options.dataset)
     path, contract = _float(detector), detector.contract()
     tool = "ort" if options.objective == "latency" else "native"
     digest = files.digest([detector.identity(), calibration.digest, options.max_drop, options.objective])[:12]
@@ -100,7 +101,7 @@ def search(options: argparse.Namespace) -> str:
         timed = _timing(reference, candidates, next(calibration.first(1).batches(detector.input)))
         built: list[_Built] = []
         best, tried = candidates.find(options.max_drop, output, lambda file: built.append(timed(file)))
-        verified = _verify(detector, reference, runtime.open_session(output, candidates.options))
+        verified = _verify(detector, dataset, reference, runtime.open_session(output, candidates.options))
         output.replace(folder / "model.onnx")
     graph = candidates.floating
     cost = searching.storage(candidates.offered, graph.parameters, graph.channels)
@@ -172,11 +173,24 @@ def _timing(reference: Any, candidates: assignment.Candidates, tensor: Any) -> C
     return measure
 
 
-def _verify(detector: Detector, reference: Any, session: Any) -> dict[str, Any]:
-    """The chosen candidate's drop on the evaluation set, which is looked at this once."""
+def _evaluation(detector: Detector, calibration: CalibrationSet, given: Path | None) -> Dataset | None:
+    """The data that the chosen candidate is checked on; None for random weights. Raises :class:`InputError` for data that
+    do not fit, before anything is built."""
     if detector.seed is not None:
+        return None
+    dataset = load_data(given.resolve()) if given else detector.load_data(Store(default_root()).data)
+    declared = declare.load(Path.cwd()).detectors.get(detector.name)
+    if declared and declared.classes and dataset.labelled:
+        dataset = dataset.with_classes(declared.classes)
+    check_classes(dataset, detector.head.classes, detector.name)
+    check_leak(dataset, calibration)
+    return dataset
+
+
+def _verify(detector: Detector, dataset: Dataset | None, reference: Any, session: Any) -> dict[str, Any]:
+    """The chosen candidate's drop on the evaluation set, which is looked at this once."""
+    if dataset is None:
         return {"sentence": f"{detector.name} has random weights: its accuracy means nothing and was not measured."}
-    dataset = detector.load_data(Store(default_root()).data)
     if not dataset.labelled:
         return {"sentence": f"{dataset.name} has no labels: gate the scheme with --labels none."}
 

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lowbit import graph, runtime, sensitivity
+from lowbit import cli, graph, runtime, sensitivity
 from lowbit.decode import HeadKind
 from lowbit.detectors import find
 from lowbit.errors import BuildError, InputError, UnavailableError
@@ -425,3 +425,46 @@ def test_onnx_files_have_no_module_to_sweep(swept: sweep.Sweep, tmp_path: Path) 
     what = sweep.Sweep(detector, swept.graph, swept.calibration, 64, tmp_path)
     with pytest.raises(UnavailableError, match="AutoQuant needs a torch module"):
         sweep.measure(what, GRID[0], lambda _: None)
+
+
+@pytest.mark.parametrize(
+    ("objective", "scheme"),
+    [("size", "mixed-native-d5.0"), ("bits", "mixed-native-d5.0"), ("latency", "mixed-ort-d5.0")],
+)
+def test_a_search_leaves_the_artifact_its_trace_and_its_curve(
+    objective: str, scheme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From the prompt, on a detector of the user's own; every candidate has a measured size and speed."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LOWBIT_STORE", str(tmp_path / "store"))
+    toys.make_detector(tmp_path / "my.onnx")
+    toys.make_pictures(tmp_path / "pictures", 6, seed=7)
+    (tmp_path / "list.txt").write_text("".join(f"{p}\n" for p in sorted((tmp_path / "pictures").iterdir())))
+    asked = [
+        "search",
+        "--detector",
+        "my.onnx",
+        "--calibration",
+        "list.txt",
+        "--objective",
+        objective,
+        "--max-drop",
+        "0.05",
+    ]
+    assert cli.main(asked) == 2, "the data set is asked for before anything is built"
+    assert "needs --dataset" in capsys.readouterr().err and not (tmp_path / "runs").exists()
+    dataset = toys.make_dataset(tmp_path / "data")
+    assert cli.main([*asked, "--dataset", str(dataset)]) == 0
+    said = capsys.readouterr().out
+    assert "**chosen**" in said and f"--scheme {scheme}" in said and "looked at once" in said
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert sorted(path.name for path in folder.iterdir()) == ["model.onnx", "pareto.png", "search.json"]
+    found = json.loads((folder / "search.json").read_text())
+    chosen = found["tried"][found["chosen"]]
+    assert chosen["bytes"] == (folder / "model.onnx").stat().st_size
+    assert chosen["drop"] <= 0.05 and found["scheme"] == scheme
+    assert all(len(point["speedup"]) == 3 and point["bytes"] > 0 for point in found["tried"])
+    assert found["verified"]["images"] == 6
+    stored = {w.node: w.dtype for w in graph.structure(graph.load(folder / "model.onnx")).weights}
+    names = {"int4": "INT4", "int8": "INT8", "fp8": "FLOAT8E4M3FN", search.FLOAT: "FLOAT"}
+    assert {node: names[dtype] for node, dtype in chosen["dtypes"].items()} == stored
