@@ -109,6 +109,11 @@ def test_gpu_tests_skip_with_a_reason_where_there_is_none(toy: Toy) -> None:
     assert all(e.status == results.Status.SKIPPED and "nvidia-smi shows none" in (e.reason or "") for e in entries)
 
 
+def test_fp8_is_not_timed_where_it_is_emulated(toy: Toy) -> None:
+    done = toy.pytest("tests/test_latency.py", "-k", "fp8-modelopt-k0", "-rs")
+    assert done.returncode == 0 and "CPUExecutionProvider has no FP8 kernels and emulates it" in done.stdout
+
+
 def test_schemes_of_torch_modules_skip_on_an_onnx_file(toy: Toy) -> None:
     done = toy.pytest("tests/test_accuracy.py", "-k", "w8a8 and not cuda and not trt")
     assert done.returncode == 0, done.stdout + done.stderr
