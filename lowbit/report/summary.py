@@ -114,7 +114,8 @@ def recommend(entries: Sequence[Entry]) -> str:
         assert best.latency is not None and best.drop is not None
         return (
             f"**Ship `{_escape(best.scheme)}`**: {best.latency.speedup:.2f}x FP32 for {points(best.drop)} points of AP; "
-            "no scheme within its threshold is surely faster, and of those as fast it loses least" + _caveat(best)
+            "of those within their threshold none is surely faster than it, and among those about as fast it loses least"
+            + _caveat(best)
         )
     # Half precision loses least of all; where it is not faster nothing speaks for it.
     best = min((e for e in good if e.scheme != "fp16"), key=lambda e: e.drop or 0.0, default=good[0])
