@@ -121,6 +121,7 @@ def test_two_opinions_of_a_sweep(tmp_path: Path) -> None:
     results = Results(schema=1, run_id="r1", started="now", environment=ENVIRONMENT, entries=[], sweeps=[sweep])
     text = report.page(results, tmp_path)
     checked(text)
+    assert "Nothing was gated" in text and "The gate is open" not in text
     assert "rank correlation 0.40" in text and "1 b (2 and 4)" in text and "<d>" not in text
     assert "| 0.40 | `a`, `b`, `c` | `a`, `c`, `&lt;d>` |" in summary.markdown(results)
     results.write(tmp_path / "results.json")
