@@ -1,8 +1,8 @@
 """The cheapest assignment of dtypes to convolutions that stays within a drop.
 
-Every convolution's noise in every dtype is measured alone (:mod:`lowbit.sensitivity.native`) and taken as
-additive, which holds while it is small. For a limit on the sum, the cheapest assignment is an integer program (HiGHS, by
-``scipy.optimize.milp``). The limit that keeps the drop is not known, so it is found by bisection: each candidate is built
+Every convolution's noise in every dtype is measured alone (:mod:`lowbit.sensitivity.native`) and taken as additive, which
+holds while it is small. Within a budget of cost, the least noisy assignment is an integer program (HiGHS, by
+``scipy.optimize.milp``). The budget that keeps the drop is not known, so it is found by bisection: each candidate is built
 and its agreement with the float graph measured on pictures that the noise was not measured on. Nothing here sees
 evaluation data.
 """
@@ -29,7 +29,7 @@ Table = Mapping[str, Mapping[str, float]]
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A candidate. ``limit``: on the summed noise; ``dtypes``: of every convolution; ``cost``: of the assignment;
+    """A candidate. ``limit``: on the cost; ``dtypes``: of every convolution; ``cost``: of the assignment;
     ``noise``: predicted sum; ``drop``: measured fall of agreement, a fraction of AP."""
 
     limit: float
@@ -111,16 +111,13 @@ def search(
 ) -> tuple[Point, list[Point]]:
     """The cheapest candidate whose measured drop is at most ``max_drop``, and every candidate that was tried, in order.
 
-    Bisects the logarithm of the limit between the least and the most noisy assignment; ``drop_of`` is called once a
+    Bisects the logarithm of the budget between the cheapest and the least noisy assignment; ``drop_of`` is called once a
     candidate. Raises :class:`BuildError` if not even the least noisy one stays within the drop.
     """
-    least = sum(min(layer.values()) for layer in noise.values())
-    most = sum(max(layer.values()) for layer in noise.values())
     tried: list[Point] = []
 
-    def attempt(limit: float) -> Point:
-        dtypes = assign(noise, cost, limit)
-        assert dtypes is not None  # the least noisy assignment is always within the limits tried here
+    def attempt(dtypes: dict[str, str] | None, limit: float) -> Point:
+        assert dtypes is not None  # every limit here is at least that of the cheapest assignment
         known = next((point for point in tried if point.dtypes == dtypes), None)
         if known is not None:
             return known
@@ -131,26 +128,27 @@ def search(
         tried.append(point)
         return point
 
-    safe = attempt(least * (1 + 1e-9) + 1e-30)
-    if safe.drop > max_drop:
+    # Equal values: whatever is better otherwise.
+    quietest = {layer: min(noise[layer], key=lambda d: (noise[layer][d], cost[layer][d])) for layer in noise}
+    cheapest = {layer: min(cost[layer], key=lambda d: (cost[layer][d], noise[layer][d])) for layer in noise}
+    high, low = (sum(cost[layer][d] for layer, d in dtypes.items()) for dtypes in (quietest, cheapest))
+    best = attempt(quietest, high)
+    if best.drop > max_drop:
         raise BuildError(
-            f"the least noisy assignment loses {safe.drop * 100:.2f} points of agreement, and {max_drop * 100:.2f} are allowed. "
+            f"the least noisy assignment loses {best.drop * 100:.2f} points of agreement, and {max_drop * 100:.2f} are allowed. "
             "Allow more, or offer more bits."
         )
-    best = attempt(most)
-    if best.drop > max_drop:
-        # A limit of nothing has no logarithm: what is quieter than the quietest quantized layer is equal to it.
-        quietest = min((value for layer in noise.values() for value in layer.values() if value > 0), default=most)
-        low, high = math.log(max(safe.noise, quietest)), math.log(most)
-        best = safe
-        for _ in range(steps):
-            middle = (low + high) / 2
-            point = attempt(math.exp(middle))
-            if point.drop <= max_drop:
-                low = middle
-                best = min(best, point, key=lambda p: (p.cost, p.drop))
-            else:
-                high = middle
+    least = attempt(cheapest, low)
+    if least.drop <= max_drop:
+        return least, tried
+    for _ in range(steps):
+        middle = math.sqrt(low * high)
+        point = attempt(assign(cost, noise, middle * (1 + 1e-9)), middle)
+        if point.drop <= max_drop:
+            high = middle
+            best = min(best, point, key=lambda p: (p.cost, p.drop))
+        else:
+            low = middle
     return best, tried
 
 

@@ -296,7 +296,7 @@ def test_the_search_ends_at_the_cheapest_within_the_drop() -> None:
 
 
 def test_float_is_an_answer_too() -> None:
-    """Offered float, whose noise is 0, the search still bisects where quantized layers differ."""
+    """Offered float, whose noise is 0, the search still ends among quantized layers."""
     noise, cost = twelve()
     noise = {name: {**kinds, search.FLOAT: 0.0} for name, kinds in noise.items()}
     cost = {name: {**kinds, search.FLOAT: 32.0} for name, kinds in cost.items()}
