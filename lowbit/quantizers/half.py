@@ -1,6 +1,6 @@
 """Half precision: what a GPU user would otherwise ship, and what low-bit artifacts are to be faster than.
 
-Weights and activations become float16 (onnxconverter-common), input and output stay float32, and so does the decode tail:
+Weights and activations become float16 (ONNX Runtime's converter), input and output stay float32, and so does the decode tail:
 beyond 512 pixels float16 counts in halves.
 """
 
@@ -11,16 +11,28 @@ from typing import Any
 from lowbit import graph
 from lowbit.quantizers import Job
 
-PACKAGES = ("onnxconverter-common", "onnx", "numpy")
+PACKAGES = ("onnxruntime-gpu", "onnx", "numpy")
 
 
 def build(job: Job) -> dict[str, Any]:
     """Convert ``job.source``."""
     import onnx
-    from onnxconverter_common.float16 import convert_float_to_float16
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+    from onnxruntime.transformers.onnx_model import OnnxModel
 
     model = graph.load(job.source)
     tail = graph.decode_tail(model)
     converted = convert_float_to_float16(model, keep_io_types=True, node_block_list=tail)
+    # A tensor that two nodes of the tail read is cast twice under one name: the first cast serves both.
+    seen: set[str] = set()
+    kept = []
+    for node in converted.graph.node:
+        if node.op_type != "Cast" or node.output[0] not in seen:
+            kept.append(node)
+        seen.update(node.output)
+    nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in kept]
+    del converted.graph.node[:]
+    converted.graph.node.extend(nodes)
+    OnnxModel.graph_topological_sort(converted.graph)
     onnx.save(converted, str(job.output))
     return {"excluded_nodes": len(tail)}
