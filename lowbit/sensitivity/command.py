@@ -262,7 +262,7 @@ def _say(text: str) -> None:
     """Progress on standard error, repeated steps at most twice a second."""
     global _last
     now = time.monotonic()
-    if "convolution" in text and now - _last < 0.5:
+    if any(step in text for step in ("convolution", "image")) and now - _last < 0.5:
         return
     _last = now
     print(f"lowbit: {text}", file=sys.stderr)
