@@ -61,6 +61,7 @@ METHODS: dict[str, Method] = {
     "to 4.6, bias correction": Method(budget=4.6, correct=True),
     "to 4.6, GPTQ": Method(budget=4.6, compensation=gptq_mode),
     "to 4.6, GPTQ, bias correction": Method(budget=4.6, compensation=gptq_mode, correct=True),
+    "to 4.6, GPFQ, bias correction": Method(budget=4.6, compensation=gpfq_mode, correct=True),
     "to 4.6, AdaRound, bias correction": Method(budget=4.6, reconstruct="layer", correct=True),
     "to 4.6, BRECQ, bias correction": Method(budget=4.6, reconstruct="block", correct=True),
     "to 4.3, GPTQ, bias correction": Method(budget=4.3, compensation=gptq_mode, correct=True),
