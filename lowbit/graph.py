@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -76,6 +77,16 @@ def embed(path: Path) -> None:
         onnx.save(onnx.load(str(path)), str(path))
         for file in beside:
             file.unlink()
+
+
+def replace_nodes(model: onnx.ModelProto, nodes: Sequence[onnx.NodeProto]) -> None:
+    """Give a model these nodes, its own among them, in this order."""
+    import onnx
+
+    # Copies: nodes of the model end with the list that they are in.
+    kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del model.graph.node[:]
+    model.graph.node.extend(kept)
 
 
 def fixed(path: Path, model: onnx.ModelProto, size: int | None = None) -> onnx.ModelProto:

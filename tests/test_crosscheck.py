@@ -16,6 +16,7 @@ from lowbit import graph
 from lowbit.artifacts import Artifact
 from lowbit.latency import interleave
 from lowbit.metrics import drop_interval
+from lowbit.quantizers import CROSSCHECK_TOOLS
 from lowbit.results import CrossCheck
 from lowbit.schemes import find
 from lowbit.sensitivity import layermap, native
@@ -29,7 +30,7 @@ def test_beside_modelopt(
     case: Case, artifact: Artifact, evidence: Evidence, workbench: Workbench, record: Record
 ) -> None:
     """Two tools that quantize the same convolutions to 8 bits agree on which of them suffer, and nearly on AP."""
-    if case.scheme.tool not in ("nncf", "inc"):
+    if case.scheme.tool not in CROSSCHECK_TOOLS:
         pytest.skip("is no second opinion")
     other = dataclasses.replace(case, scheme=find(BESIDE))
     reason = workbench.skip_reason(other, timed=False, scored=True)

@@ -24,6 +24,8 @@ from lowbit.schemes import Scheme
 
 # Tools that quantize the torch module: their request names the detector, and they may learn from training pictures.
 TORCH_TOOLS = frozenset({"brevitas"})
+# Optional extras: second opinions, put beside ModelOpt's.
+CROSSCHECK_TOOLS = frozenset({"nncf", "inc"})
 
 
 @dataclass(frozen=True)

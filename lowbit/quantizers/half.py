@@ -30,9 +30,7 @@ def build(job: Job) -> dict[str, Any]:
         if node.op_type != "Cast" or node.output[0] not in seen:
             kept.append(node)
         seen.update(node.output)
-    nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in kept]
-    del converted.graph.node[:]
-    converted.graph.node.extend(nodes)
+    graph.replace_nodes(converted, kept)
     OnnxModel.graph_topological_sort(converted.graph)
     onnx.save(converted, str(job.output))
     return {"excluded_nodes": len(tail)}

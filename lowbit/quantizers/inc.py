@@ -45,10 +45,9 @@ def _rename(job: Job, names: set[str]) -> None:
     """Give nodes the names back that they had: sensitivity and kernels are told by them."""
     import onnx
 
+    graph.embed(job.output)  # it keeps weights in a file beside the graph
     quantized = onnx.load(str(job.output))
     for node in quantized.graph.node:
         if node.name.removesuffix("_quant") in names:
             node.name = node.name.removesuffix("_quant")
-    for beside in job.output.parent.glob(f"{job.output.name}_data"):
-        beside.unlink()
     onnx.save(quantized, str(job.output))

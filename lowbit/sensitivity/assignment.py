@@ -35,6 +35,14 @@ def split(pictures: Sequence[Path]) -> tuple[Sequence[Path], Sequence[Path]]:
     return pictures[:first], pictures[first : first + AGREEMENT_PICTURES]
 
 
+def held_out(path: Path, contract: HeadContract, spec: InputSpec, pictures: Sequence[Path]) -> native.Graph:
+    """The float graph on the pictures for agreement. Raises :class:`InputError` if it sees nothing there to agree with."""
+    held = native.Graph(path, contract, spec, split(pictures)[1])
+    if held.truth is None:
+        raise InputError(f"{path}: sees nothing with confidence on {held.images} calibration pictures. Use others.")
+    return held
+
+
 class Candidates(ABC):
     """A detector's assignments of one kind. ``path``: its float graph."""
 
@@ -43,12 +51,9 @@ class Candidates(ABC):
     def __init__(
         self, path: Path, contract: HeadContract, spec: InputSpec, pictures: Sequence[Path], progress: Progress
     ) -> None:
-        noisy, held = split(pictures)
-        self.floating = native.Graph(path, contract, spec, noisy)
-        self._held = native.Graph(path, contract, spec, held)
+        self.floating = native.Graph(path, contract, spec, split(pictures)[0])
+        self._held = held_out(path, contract, spec, pictures)
         self._progress = progress
-        if self._held.truth is None:
-            raise InputError(f"{path}: sees nothing with confidence on {len(held)} calibration pictures. Use others.")
 
     @property
     @abstractmethod
@@ -95,7 +100,8 @@ class Candidates(ABC):
             return drop
 
         best, tried = search.search(self.noise(), self.cost(), drop_of, max_drop, progress=self._progress)
-        self.build(best.dtypes, output)
+        if tried[-1] is not best:  # the last one built is in the file
+            self.build(best.dtypes, output)
         return best, tried
 
 
@@ -189,9 +195,7 @@ def stored(floating: native.Graph, dtypes: Mapping[str, str]) -> onnx.ModelProto
                 inputs = [name, f"{name}_scale"]
                 nodes.append(helper.make_node("DequantizeLinear", inputs, [node.input[1]], f"{name}_dq", axis=0))
         nodes.append(node)
-    kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    del model.graph.node[:]
-    model.graph.node.extend(kept)
+    graph.replace_nodes(model, nodes)
     qcdq.drop_unused(model)
     onnx.checker.check_model(model)
     return model

@@ -72,6 +72,10 @@ def search(options: argparse.Namespace) -> str:
     with ``search.json`` and the Pareto curves."""
     if not 0 < options.max_drop < 1:
         raise InputError(f"--max-drop {options.max_drop}: is no fraction between 0 and 1; 0.01 is one point of AP.")
+    if round(options.max_drop, 4) != options.max_drop:
+        raise InputError(
+            f"--max-drop {options.max_drop}: is finer than a hundredth of a point. Say at most four decimals."
+        )
     detector, calibration = _detector(options)
     dataset = _evaluation(detector, calibration, options.dataset)
     path, contract = _float(detector), detector.contract()
@@ -106,7 +110,7 @@ def search(options: argparse.Namespace) -> str:
     graph = candidates.floating
     cost = searching.storage(candidates.offered, graph.parameters, graph.channels)
     bits = [searching.weight_bits(point.dtypes, cost, graph.parameters) for point in tried]
-    scheme = f"mixed-{tool}-d{options.max_drop * 100:.4g}" + ".0" * (f"{options.max_drop * 100:.4g}".isdigit())
+    scheme = f"mixed-{tool}-d{round(options.max_drop * 100, 2)}"
     chosen = tried.index(best)
     rows = [
         {**point, "bits": count, "bytes": one.bytes, "speedup": [one.ratio, one.low, one.high]}

@@ -41,7 +41,7 @@ def eight_bit_modules(job: Job, detector: Detector, modules: Sequence[str]) -> t
             assigned = search.within_budget(noise, cost, floating.parameters, job.settings["max_bits"])
             found = {}
         else:
-            held = native.Graph(path, contract, job.input, assignment.split(pictures)[1])
+            held = assignment.held_out(path, contract, job.input, pictures)
 
             def drop_of(dtypes: dict[str, str]) -> float:
                 return 1 - (held.harm(held.quantized(dtypes, native.WEIGHTS_ONLY)).agreement or 0.0)

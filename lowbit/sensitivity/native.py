@@ -150,9 +150,7 @@ class Graph:
                     nodes += self._fake_quantized(copied, source, form)
                 node.input[0] = f"{source}/dq"
             nodes.append(node)
-        kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-        del copied.graph.node[:]
-        copied.graph.node.extend(kept)
+        graph.replace_nodes(copied, nodes)
         return copied
 
     def imitating(self, name: str, weight: NDArray[np.float32], quantizer: graph.Quantizer | None) -> onnx.ModelProto:
@@ -180,10 +178,7 @@ class Graph:
                 helper.make_node("DequantizeLinear", [names[2], *names[:2]], [names[3]], names[3]),
             ]
             node.input[0] = names[3]
-            nodes = [*copied.graph.node[:place], *pair, *copied.graph.node[place:]]
-            kept = [onnx.NodeProto.FromString(one.SerializeToString()) for one in nodes]
-            del copied.graph.node[:]
-            copied.graph.node.extend(kept)
+            graph.replace_nodes(copied, [*copied.graph.node[:place], *pair, *copied.graph.node[place:]])
         return copied
 
     def _fake_quantized(self, model: onnx.ModelProto, source: str, form: Form) -> list[onnx.NodeProto]:
