@@ -30,7 +30,7 @@ from lowbit.imaging import InputSpec
 STORE_VARIABLE = "LOWBIT_STORE"
 # Bump when lowbit itself builds the same settings differently.
 BUILD_VERSION = 2
-DEFAULT_TIMEOUT = 3600.0
+DEFAULT_TIMEOUT = 7200.0
 MODEL, MANIFEST, LOG = "model.onnx", "manifest.json", "build.log"
 _MIN_FREE_BYTES = 200 * 2**20
 Progress = Callable[[str], None]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -368,6 +368,41 @@ def with_head_outputs(model: onnx.ModelProto) -> onnx.ModelProto:
         onnx.helper.make_empty_tensor_value_info(name) for name in head_outputs(model) if name not in there
     )
     return copied
+
+
+def raw_head_of_batch(model: onnx.ModelProto, size: int) -> onnx.ModelProto:
+    """A copy for ``size`` pictures at once that ends with the raw head: exports are made for one picture, and their decode
+    tail (the choice of the best boxes) is written for one.
+
+    Raises :class:`UnavailableError` for a graph whose inner shapes depend on its batch in another way than a Reshape's.
+    """
+    import onnx
+    from onnx import numpy_helper
+
+    heads, tail = head_outputs(model), set(decode_tail(model))
+    batched = onnx.ModelProto()
+    batched.CopyFrom(model)
+    body = batched.graph
+    replace_nodes(batched, [node for node in body.node if node.name not in tail])
+    stored = {tensor.name: tensor for tensor in body.initializer}
+    stored |= {node.output[0]: node.attribute[0].t for node in body.node if node.op_type == "Constant"}
+    for number, node in enumerate(body.node):
+        shape = numpy_helper.to_array(stored[node.input[1]]) if _reshapes_by(node, stored) else np.zeros(0)
+        if len(shape) > 1 and shape[0] == 1:
+            node.input[1] = f"{node.input[1]}/of_batch_{number}"
+            # 0 is the batch of what is reshaped.
+            body.initializer.append(numpy_helper.from_array(np.array([0, *shape[1:]], np.int64), node.input[1]))
+    del body.value_info[:], body.output[:]
+    body.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in heads)
+    _inputs(batched)[0].type.tensor_type.shape.dim[0].dim_value = size
+    found = shapes(batched)
+    if any(found.get(name, ())[:1] != (size,) for name in heads):
+        raise UnavailableError(f"its graph can't take {size} pictures at once: a shape in it is made for one.")
+    return batched
+
+
+def _reshapes_by(node: onnx.NodeProto, stored: Mapping[str, onnx.TensorProto]) -> bool:
+    return node.op_type == "Reshape" and node.input[1] in stored
 
 
 def decode_tail(model: onnx.ModelProto) -> list[str]:

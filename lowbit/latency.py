@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from lowbit.decode import HeadContract
     from lowbit.imaging import InputSpec
+    from lowbit.runtime import SessionOptions
 
 WARM_UP = 10
 
@@ -106,6 +108,40 @@ def end_to_end(
         clock.append(time.perf_counter())
         stages.append(np.diff(clock))
     return EndToEnd(*map(float, np.median(stages[1:], 0)))
+
+
+@dataclass(frozen=True, slots=True)
+class Batched:
+    """Throughput of ``batch`` pictures at once, images a second, from the input tensor to the raw head; ``gain``: over the
+    same graph for one picture, the median of interleaved pairs."""
+
+    batch: int
+    throughput: float
+    gain: float
+
+
+def in_batches(
+    path: Path, options: SessionOptions, tensor: NDArray[np.float32], batch: int = 8, *, pairs: int = 10
+) -> Batched:
+    """Time an artifact for one picture and for ``batch`` of them in turns. ``tensor``: float32 [1, 3, S, S].
+
+    Raises :class:`lowbit.errors.UnavailableError` for a graph that takes one picture only.
+    """
+    import onnx
+
+    from lowbit import graph
+    from lowbit.runtime import open_session, timed_run
+
+    model = graph.load(path)
+    runs = []
+    with tempfile.TemporaryDirectory() as folder:
+        for size in (1, batch):
+            place = Path(folder) / f"batch_{size}.onnx"
+            onnx.save(graph.raw_head_of_batch(model, size), str(place))
+            stack = np.ascontiguousarray(np.repeat(tensor, size, axis=0))
+            runs.append(timed_run(open_session(place, options), stack, options.provider))
+    ratio, _, seconds = interleave(*runs, pairs=pairs)
+    return Batched(batch, float(batch / np.median(seconds)), ratio.ratio * batch)
 
 
 def host() -> str:

@@ -57,7 +57,7 @@ class RuntimeRecord(_Model):
 class LatencyRecord(_Model):
     """Single-stream latency in seconds, throughput in images a second, speed-up against FP32 in the same run, and against
     FP16 on a GPU. ``end_to_end``: median seconds of ``preprocess``, ``model`` and ``postprocess`` of one picture.
-    ``gpu_state``: clocks, temperature, power and throttling before and after."""
+    ``batched``: :class:`lowbit.latency.Batched`, where the graph takes several pictures. ``gpu_state``: clocks, temperature, power and throttling before and after."""
 
     p50: float
     p90: float
@@ -71,6 +71,7 @@ class LatencyRecord(_Model):
     speedup_fp16: float | None = None
     speedup_fp16_ci: tuple[float, float] | None = None
     end_to_end: dict[str, float] | None = None
+    batched: dict[str, float] | None = None
     gpu_state: list[dict[str, str]] | None = None
     host: str
 
@@ -109,6 +110,20 @@ class CrossCheck(_Model):
     disagreements: list[str]
 
 
+class EngineRecord(_Model):
+    """An artifact as a TensorRT engine. ``layers``: how many compute in which type; ``float_convolutions``: those that do
+    not compute in integers or FP8. Times in seconds; ``speedup``: over the FP32 export's engine in the same run."""
+
+    layers: dict[str, int]
+    float_convolutions: list[str]
+    p50: float
+    p90: float
+    p95: float
+    p99: float
+    speedup: float
+    speedup_ci: tuple[float, float]
+
+
 class Entry(_Model):
     """One scheme on one detector and one provider. mAP and drop are fractions (0.5 points is 0.005).
 
@@ -142,6 +157,7 @@ class Entry(_Model):
     layer_sqnr: dict[str, float] | None = None
     pictures: list[PictureRecord] | None = None
     crosscheck: CrossCheck | None = None
+    engine: EngineRecord | None = None
     threshold: float | None = None
     artifact: ArtifactRecord | None = None
     runtime: RuntimeRecord | None = None

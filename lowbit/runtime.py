@@ -119,9 +119,12 @@ def open_session(path: Path, options: SessionOptions) -> onnxruntime.InferenceSe
     return session
 
 
+_FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+
+
 class BoundRun:
     """One run of a session with its input and its outputs bound on ``device`` (``cpu``, ``cuda``): nothing is copied
-    between host and device, and addresses stay, as CUDA graphs ask for. ``tensor``: float32 [1, 3, S, S]."""
+    between host and device, and addresses stay, as CUDA graphs ask for. ``tensor``: float32 [n, 3, S, S]."""
 
     def __init__(self, session: onnxruntime.InferenceSession, tensor: NDArray[np.float32], device: str) -> None:
         import onnxruntime
@@ -131,7 +134,7 @@ class BoundRun:
         # Kept alive: the binding knows addresses only.
         self._input = make.ortvalue_from_numpy(tensor, device, 0)
         self.outputs = [
-            make.ortvalue_from_shape_and_type(o.shape, np.float32, device, 0) for o in session.get_outputs()
+            make.ortvalue_from_shape_and_type(o.shape, _FLOATS[o.type], device, 0) for o in session.get_outputs()
         ]
         self._binding.bind_ortvalue_input(session.get_inputs()[0].name, self._input)
         for output, place in zip(session.get_outputs(), self.outputs, strict=True):
@@ -205,7 +208,7 @@ def provider_reason(provider: str) -> str | None:
         if preload:
             preload()  # takes CUDA and cuDNN from torch's wheels
     if provider == "trt" and not _installed("tensorrt"):
-        return "TensorRT is not installed (pip install tensorrt)"
+        return "TensorRT is not installed (pip install 'tensorrt-cu13<11'; ONNX Runtime's provider is built for TensorRT 10)"
     if PROVIDERS[provider] not in onnxruntime.get_available_providers():
         return f"this onnxruntime has no {PROVIDERS[provider]}; install onnxruntime-gpu"
     return None

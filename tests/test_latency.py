@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from fixtures.recording import Record, describe_artifact, describe_runtime
 from fixtures.workbench import Workbench
 from lowbit import latency, runtime
 from lowbit.artifacts import Artifact
+from lowbit.errors import UnavailableError
 from lowbit.graph import Structure
 from lowbit.schemes import find
 
@@ -54,8 +56,12 @@ def test_latency(
         reference = runtime.timed_run(workbench.session(other), timing_input, case.provider)
         ratio, _, _ = latency.interleave(reference, run, pairs=PAIRS)
         speed |= {name: ratio.ratio, f"{name}_ci": (ratio.low, ratio.high)}
+    batched = None
+    with contextlib.suppress(UnavailableError):  # a graph for one picture only
+        path = workbench.deployed(case).path
+        batched = dataclasses.asdict(latency.in_batches(path, workbench.options(case), timing_input))
     state += [runtime.gpu_state()] if state else []
-    measured = {**dataclasses.asdict(timing), **speed, "end_to_end": dataclasses.asdict(stages)}
+    measured = {**dataclasses.asdict(timing), **speed, "end_to_end": dataclasses.asdict(stages), "batched": batched}
     benchmark.extra_info.update(measured, **workbench.options(case).as_json())
     record(
         **describe_artifact(artifact, structure, run_folder),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import groupby
 
 from lowbit.gate import points
-from lowbit.results import Entry, RankedLayer, Results, Status, SweepRecord
+from lowbit.results import CrossCheck, EngineRecord, Entry, RankedLayer, Results, Status, SweepRecord
 
 VERDICTS = {
     Status.PASSED: "passed",
@@ -77,15 +77,31 @@ def _section(detector: str, provider: str, entries: Sequence[Entry]) -> list[str
         lines.append(
             f"- Integers in name only on this provider, most of the arithmetic ran in float: {', '.join(in_name_only)}"
         )
-    lines += [f"- {sentence}" for entry in entries if (sentence := crosscheck(entry))]
+    lines += [f"- {sentence}" for entry in entries for sentence in remarks(entry)]
     return [*lines, ""] if lines[-1] else lines
 
 
-def crosscheck(entry: Entry) -> str:
-    """One sentence on an entry that was measured beside another tool's; empty for others."""
-    found = entry.crosscheck
-    if found is None:
-        return ""
+def remarks(entry: Entry) -> list[str]:
+    """A sentence on an entry that was measured beside another tool's, and one on what TensorRT made of it."""
+    beside = [_beside(entry, entry.crosscheck)] if entry.crosscheck else []
+    return beside + ([_engine(entry, entry.engine)] if entry.engine else [])
+
+
+def _engine(entry: Entry, engine: EngineRecord, names: int = 5) -> str:
+    low, high = engine.speedup_ci
+    layers = ", ".join(f"{count} in {_escape(kind)}" for kind, count in engine.layers.items())
+    said = (
+        f"`{_escape(entry.scheme)}` as a TensorRT engine: p50 {engine.p50 * 1000:.3f} ms, {engine.speedup:.2f}x "
+        f"[{low:.2f}, {high:.2f}] its FP32 engine; layers {layers}"
+    )
+    left = engine.float_convolutions
+    if not left or entry.scheme.startswith("fp"):
+        return said
+    shown = ", ".join(f"`{_escape(name)}`" for name in left[:names]) + ", ..." * (len(left) > names)
+    return f"{said}; {len(left)} convolutions in float: {shown}"
+
+
+def _beside(entry: Entry, found: CrossCheck) -> str:
     low, high = found.ap_interval
     said = (
         f"`{_escape(entry.scheme)}` beside `{_escape(found.scheme)}`: AP {found.ap_difference * 100:+.2f} points "

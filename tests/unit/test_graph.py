@@ -462,6 +462,45 @@ def test_macs() -> None:
     assert found == {"/model.0/Conv": 24 * 64 * 64, "output0": 24 * 64 * 64}
 
 
+def with_attention(flat: tuple[int, ...]) -> onnx.ModelProto:
+    """A convolution, a Reshape to ``flat`` and back as attention has it, a convolution, and a tail for one picture."""
+    weights = [
+        floats((8, 3, 1, 1), "w0"),
+        array(np.random.default_rng(0).random((8, 8, 1, 1)).astype(np.float32), "w1"),
+        array(np.array(flat), "flat"),
+        array(np.array([1, 8, 64, 64]), "back"),
+        array(np.array([1, -1, 6]), "tail"),
+    ]
+    nodes = [
+        node("Conv", ["images", "w0"], "c0", "/model.0/Conv"),
+        node("Reshape", ["c0", "flat"], "r0", "/model.0/Reshape"),
+        node("Softmax", ["r0"], "s0", "/model.0/Softmax", axis=-1),
+        node("Reshape", ["s0", "back"], "r1", "/model.0/Reshape_1"),
+        node("Conv", ["r1", "w1"], "c1", "/model.1/Conv"),
+        node("Sigmoid", ["c1"], "sigmoid", "/model.1/Sigmoid"),
+        node("Reshape", ["sigmoid", "tail"], "output0", "/model.1/Reshape"),
+    ]
+    return make_model(nodes, weights, shape_out=(1, 4096 * 8 // 6, 6))
+
+
+def test_a_batch_gives_every_picture_its_own_raw_head() -> None:
+    model = with_attention((1, 2, 4, 4096))
+    pictures = np.random.default_rng(1).random((3, 3, 64, 64)).astype(np.float32)
+
+    def run(one: onnx.ModelProto, fed: NDArray[np.float32]) -> NDArray[np.float32]:
+        session = onnxruntime.InferenceSession(one.SerializeToString(), providers=["CPUExecutionProvider"])
+        return np.asarray(session.run(["c1"], {"images": fed})[0])
+
+    singles = [run(graph.raw_head_of_batch(model, 1), picture[None]) for picture in pictures]
+    assert np.array_equal(run(graph.raw_head_of_batch(model, 3), pictures), np.concatenate(singles))
+    assert len(model.graph.node) == 7 and model.graph.input[0].type.tensor_type.shape.dim[0].dim_value == 1
+
+
+def test_a_graph_that_takes_one_picture_only() -> None:
+    with pytest.raises(UnavailableError, match="2 pictures at once"):
+        graph.raw_head_of_batch(with_attention((4, 2, 1, 4096)), 2)
+
+
 def test_weights_beside_the_file_are_taken_in(tmp_path: Path) -> None:
     path = make_detector(tmp_path / "toy.onnx")
     whole = path.read_bytes()

@@ -123,6 +123,17 @@ def test_the_stages_of_one_picture_add_up(tmp_path: Path) -> None:
     assert stages.preprocess + stages.model + stages.postprocess < spent
 
 
+def test_throughput_in_batches_of_the_detector(tmp_path: Path) -> None:
+    path = toys.make_detector(tmp_path / "toy.onnx")
+    tensor = np.random.default_rng(0).random((1, 3, 64, 64), np.float32)
+    started = time.perf_counter()
+    found = latency.in_batches(path, runtime.SessionOptions(), tensor, 3, pairs=4)
+    spent = time.perf_counter() - started
+    assert found.batch == 3 and found.gain > 0
+    # At least half of the runs are no slower than the median.
+    assert 3 * (latency.WARM_UP + 4) / 2 / found.throughput < spent
+
+
 def test_a_bound_run_computes_what_a_plain_one_does(tmp_path: Path) -> None:
     """Twice, into the same buffers."""
     session = runtime.open_session(toys.make_detector(tmp_path / "toy.onnx"), runtime.SessionOptions())

@@ -20,6 +20,7 @@ from lowbit.report import html as report
 from lowbit.results import (
     ArtifactRecord,
     CrossCheck,
+    EngineRecord,
     Entry,
     PictureRecord,
     RankedLayer,
@@ -144,6 +145,30 @@ def test_a_second_tool_is_put_beside_the_first(tmp_path: Path) -> None:
     assert f"- `int8-nncf` beside `int8-modelopt-entropy`: {said} `a&lt;b`, `c`" in summary.markdown(
         Results(schema=1, run_id="r1", started="now", environment=ENVIRONMENT, entries=[one])
     )
+
+
+def test_an_engine_is_said_in_a_sentence(tmp_path: Path) -> None:
+    engine = EngineRecord(
+        layers={"INT8": 80, "FP32": 7},
+        float_convolutions=["a<b", *"cdefg"],
+        p50=0.0008,
+        p90=0.001,
+        p95=0.001,
+        p99=0.002,
+        speedup=2.5,
+        speedup_ci=(2.4, 2.6),
+    )
+    one = measured("int8-modelopt-entropy", 0.001, engine=engine)
+    text = page(tmp_path, one)
+    checked(text)
+    said = "as a TensorRT engine: p50 0.800 ms, 2.50x [2.40, 2.60] its FP32 engine; layers 80 in INT8, 7 in FP32"
+    assert f"int8-modelopt-entropy {said}; 6 convolutions in float" in text and "a<b" not in text
+    half = one.model_copy(update={"scheme": "fp16"})
+    written = summary.markdown(
+        Results(schema=1, run_id="r1", started="now", environment=ENVIRONMENT, entries=[one, half])
+    )
+    assert f"{said}; 6 convolutions in float: `a&lt;b`, `c`, `d`, `e`, `f`, ...\n" in written
+    assert f"`fp16` {said}\n" in written
 
 
 def test_what_a_detector_is_called_cannot_become_html(tmp_path: Path) -> None:

@@ -1,0 +1,57 @@
+"""What TensorRT makes of an artifact: which layers run in which type, how fast, and whether it still sees the same."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from fixtures.options import Case
+from fixtures.recording import Record
+from fixtures.workbench import Workbench
+from lowbit import engines, latency, proof, runtime
+from lowbit.artifacts import Artifact
+from lowbit.decode import decode
+from lowbit.results import EngineRecord
+from lowbit.schemes import find
+
+PAIRS = 40
+
+
+@pytest.mark.latency
+@pytest.mark.providers("trt")
+def test_engine(
+    case: Case,
+    artifact: Artifact,
+    timing_input: NDArray[np.float32],
+    workbench: Workbench,
+    record: Record,
+) -> None:
+    """Built with the types of the graph, obeyed; INT4 weights in their INT8 form, as for TensorRT's provider."""
+    if why := engines.reason():
+        pytest.skip(why)
+    workbench.say(f"{case.id}: building a TensorRT engine")
+    engine = engines.Engine(workbench.deployed(case).path, timing_input)
+    reference = engines.Engine(workbench.artifact(case.detector, find("fp32")).path, timing_input)
+    speed, _, seconds = latency.interleave(reference, engine, pairs=PAIRS)
+    timing = latency.summarize(seconds)
+    record(
+        engine=EngineRecord(
+            layers=engine.precisions.layers,
+            float_convolutions=list(engine.precisions.float_convolutions),
+            p50=timing.p50,
+            p90=timing.p90,
+            p95=timing.p95,
+            p99=timing.p99,
+            speedup=speed.ratio,
+            speedup_ci=(speed.low, speed.high),
+        ).model_dump(mode="json")
+    )
+    contract = workbench.contract(case.detector)
+    unoptimized = dataclasses.replace(workbench.options(dataclasses.replace(case, provider="cpu")), optimized=False)
+    plain = runtime.open_session(workbench.deployed(case).path, unoptimized)
+    wanted = plain.run(None, {plain.get_inputs()[0].name: timing_input})[0]
+    parity = proof.agreement([decode(engine.outputs()[0], contract)], [decode(wanted, contract)])
+    assert parity.agreement >= proof.MIN_AGREEMENT, f"the engine agrees with the graph on {parity.agreement:.0%} only"
