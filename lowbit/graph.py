@@ -24,6 +24,7 @@ WEIGHTED_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _BITS = {"INT4": 4, "UINT4": 4, "INT8": 8, "UINT8": 8, "FLOAT8E4M3FN": 8, "FLOAT8E5M2": 8, "FLOAT16": 16, "FLOAT": 32}
 # Ops whose output has values of their inputs only: what was quantized before them still is.
 _PASSING = frozenset({"Split", "Slice", "Concat", "MaxPool", "Reshape", "Transpose", "Resize", "Identity"})
+_ACTIVATIONS = frozenset({"Sigmoid", "Mul", "Relu", "LeakyRelu", "HardSwish"})
 _HEAD_PREFIX = re.compile(r"(/model\.\d+/)")
 
 
@@ -335,6 +336,19 @@ def weighted_convolutions(model: onnx.ModelProto) -> list[onnx.NodeProto]:
     """Every convolution with a stored weight, in the graph's order; not the distribution focal loss'."""
     weights = _stored_weights(model)
     return [n for n in model.graph.node if n.op_type == "Conv" and n.input[1] in weights and not _is_dfl(n, weights)]
+
+
+def stem(model: onnx.ModelProto) -> list[str]:
+    """Names of the convolution that reads the picture and of the activation after it; empty where something else reads it."""
+    picture = _inputs(model)[0].name
+    reached: set[str] = set()
+    names = []
+    for node in model.graph.node:
+        first = node.op_type == "Conv" and node.input[0] == picture
+        if first or (node.op_type in _ACTIVATIONS and reached and set(node.input) <= reached):
+            reached.update(node.output)
+            names.append(node.name)
+    return names
 
 
 def _last_convs(model: onnx.ModelProto) -> list[onnx.NodeProto]:

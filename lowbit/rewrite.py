@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +60,97 @@ def lean_tail(path: Path, model: onnx.ModelProto) -> onnx.ModelProto:
     return copied
 
 
+def repeat_rows(model: onnx.ModelProto) -> None:
+    """Write every nearest-neighbour upsampling by a whole factor as two Gathers with channels last, in place.
+
+    The same numbers. ONNX Runtime's integer convolutions work with channels last, where a Gather copies all channels of a
+    pixel at once; its Resize of integers goes one by one. In float, Resize is the faster one.
+    """
+    from onnx import helper, numpy_helper
+
+    sizes, nodes = graph.shapes(model), []
+    for node in model.graph.node:
+        factors = _repeats(node, sizes)
+        if factors is None:
+            nodes.append(node)
+            continue
+        x = node.input[0]
+        steps: list[tuple[str, dict[str, Any]]] = [("Transpose", {"perm": [0, 2, 3, 1]})]
+        for axis, factor in enumerate(factors, 1):
+            index = f"{node.name}/repeat_{axis}"
+            places = np.repeat(np.arange(sizes[node.input[0]][axis + 1]), factor)
+            model.graph.initializer.append(numpy_helper.from_array(places, index))
+            steps.append(("Gather", {"index": index, "axis": axis}))
+        steps.append(("Transpose", {"perm": [0, 3, 1, 2]}))
+        for number, (op, options) in enumerate(steps):
+            more = [options.pop("index")] if "index" in options else []
+            output = node.output[0] if number == len(steps) - 1 else f"{node.output[0]}/rows_{number}"
+            nodes.append(helper.make_node(op, [x, *more], [output], name=f"{node.name}/rows_{number}", **options))
+            x = output
+    graph.replace_nodes(model, nodes)
+
+
+def _repeats(node: onnx.NodeProto, sizes: Mapping[str, tuple[int, ...]]) -> tuple[int, int] | None:
+    """By how much a Resize repeats rows and columns; None for any other node or way of resizing."""
+    from onnx import helper
+
+    options = {one.name: helper.get_attribute_value(one) for one in node.attribute}
+    if node.op_type != "Resize" or options.get("mode", b"nearest") != b"nearest":
+        return None
+    if options.get("coordinate_transformation_mode") != b"asymmetric" or options.get("nearest_mode") != b"floor":
+        return None
+    before, after = sizes.get(node.input[0], ()), sizes.get(node.output[0], ())
+    if len(before) != 4 or len(after) != 4 or 0 in before + after or before[:2] != after[:2]:
+        return None
+    if after[2] % before[2] or after[3] % before[3]:
+        return None
+    return after[2] // before[2], after[3] // before[3]
+
+
+def sink_dequantize(model: onnx.ModelProto, nodes: Collection[str]) -> None:
+    """Move DequantizeLinear past those of ``nodes`` that only move numbers or take their maximum, in place.
+
+    The same numbers, for scales are positive; but what a Gather leaves behind is not dequantized any more.
+    """
+    while (found := _sinkable(model, nodes)) is not None:
+        dequantize, users = found
+        below = []
+        for user in users:
+            output = user.output[0]
+            user.input[0], user.output[0] = dequantize.input[0], f"{output}/quantized"
+            moved = type(dequantize)()
+            moved.CopyFrom(dequantize)
+            moved.input[0], moved.output[0] = user.output[0], output
+            moved.name = f"{user.name}/DequantizeLinear"
+            below.append(moved)
+        names = [user.name for user in users]
+        order: list[onnx.NodeProto] = []
+        for node in model.graph.node:
+            if node.name != dequantize.name:
+                order.append(node)
+            if node.name in names:
+                order.append(below[names.index(node.name)])
+        graph.replace_nodes(model, order)
+
+
+def _sinkable(model: onnx.ModelProto, nodes: Collection[str]) -> tuple[onnx.NodeProto, list[onnx.NodeProto]] | None:
+    """A DequantizeLinear of an activation by one scale, and its users, if all of them let it pass."""
+    made = {name for node in model.graph.node for name in node.output}
+    single = {tensor.name for tensor in model.graph.initializer if not tensor.dims}
+    for node in model.graph.node:
+        if node.op_type != "DequantizeLinear" or node.input[0] not in made or node.input[1] not in single:
+            continue
+        users = [user for user in model.graph.node if node.output[0] in user.input]
+        if users and all(
+            user.name in nodes and user.op_type in _PASSING and list(user.input).index(node.output[0]) == 0
+            for user in users
+        ):
+            return node, users
+    return None
+
+
+# Ops whose first output's numbers are some of their first input's.
+_PASSING = frozenset({"Transpose", "Reshape", "Gather", "ReduceMax"})
 # Pictures that an equivalence is proved on.
 PROBES = 4
 # Where two executions of the same network may differ: rounding of the last digits.

@@ -100,7 +100,7 @@ def _within(tool: str, kind: str, value: str) -> Scheme:
         ),
         ("ort", "d"): (
             f"INT8 and float convolutions, min-max, the fewest multiply-accumulates in float {within}",
-            {"calibration_method": "minmax", "tail": "lean", **drop},
+            {"calibration_method": "minmax", **drop},
         ),
         ("brevitas", "d"): (
             f"Brevitas QCDQ, 8 and 4-bit weights, the fewest bits {within}",
@@ -175,14 +175,14 @@ CATALOGUE = _catalogue(
         "int8",
         "ort",
         "ONNX Runtime static PTQ, U8 activations, S8 per-channel weights, min-max; laid out for CPU",
-        {"calibration_method": "minmax", "tail": "lean"},
+        {"calibration_method": "minmax"},
     ),
     Scheme(
         "int8-ort-entropy",
         "int8",
         "ort",
         "ONNX Runtime static PTQ, U8 activations, S8 per-channel weights, entropy; laid out for CPU",
-        {"calibration_method": "entropy", "tail": "lean"},
+        {"calibration_method": "entropy"},
     ),
     *(
         Scheme(
@@ -190,7 +190,7 @@ CATALOGUE = _catalogue(
             start.split("-")[0],
             "lower",
             f"the weights and scales of {start}, laid out for ONNX Runtime's CPU kernels",
-            {"start": start, "tail": "lean"},
+            {"start": start},
         )
         for start in ("int8-modelopt-entropy", "w8a8-brevitas")
     ),

@@ -6,7 +6,7 @@ artifact's weights and the scales of its activations are kept as they are (a sig
 unsigned one with 128: the same values), and ONNX Runtime's quantizer adds what they leave out, with ranges by min-max on
 the calibration pictures. Convolutions that the artifact keeps in float stay so.
 
-Settings: ``start`` (the scheme whose artifact is lowered; its folder is ``job.start``), ``tail`` (as the ``ort`` tool's).
+Settings: ``start`` (the scheme whose artifact is lowered; its folder is ``job.start``).
 """
 
 from __future__ import annotations

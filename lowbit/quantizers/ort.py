@@ -1,21 +1,24 @@
 """ONNX Runtime's static quantization, laid out for its own CPU kernels.
 
 Unsigned activations, signed per-channel weights, every quantizable op up to the head's last convolutions, so that
-whole stretches of the network stay in integers; the decode tail stays in float, and only the boxes of surviving anchors
-are decoded where the head allows it (:mod:`lowbit.rewrite`). Settings: ``calibration_method`` (minmax, entropy), ``tail``
-(``lean``), ``max_drop`` (of agreement with the float graph on calibration pictures: the convolutions with the fewest
-multiply-accumulates that keep it stay in float; none without).
+whole stretches of the network stay in integers. In float stays what is slower in integers: the first convolution, whose
+integer kernel gathers three bytes at a time, and the decode tail, where only the boxes of surviving anchors are decoded
+if the head allows it. Upsampling and concatenation become copies (:mod:`lowbit.rewrite`, :func:`concatenated`), and what
+SiLU takes is quantized no further down than SiLU needs (:func:`activated`).
+
+Settings: ``calibration_method`` (minmax, entropy), ``max_drop`` (of agreement with the float graph on calibration
+pictures: the convolutions with the fewest multiply-accumulates that keep it stay in float; none without).
 """
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lowbit import graph, rewrite
 from lowbit.decode import HeadContract
@@ -33,14 +36,15 @@ def build(job: Job) -> dict[str, Any]:
     """Quantize ``job.source``."""
     model, info = source_of(job)
     method = job.settings["calibration_method"]
+    stem = graph.stem(model)
     if "max_drop" not in job.settings:
-        quantize(job, model, method)
+        quantize(job, model, method, exclude=stem)
         return info
     contract = graph.contract_of(job.source, graph.load(job.source))
     found = candidates(job, model, contract)
     best, tried = found.find(job.settings["max_drop"], job.output)
     kept = [name for name, dtype in best.dtypes.items() if dtype == search.FLOAT]
-    quantize(job, model, method, exclude=kept)
+    quantize(job, model, method, exclude=[*kept, *stem])
     return {**info, "float_convolutions": kept, "agreement_drop": best.drop, "tried": search.trace(tried)}
 
 
@@ -51,17 +55,14 @@ def candidates(job: Job, model: onnx.ModelProto, contract: HeadContract) -> assi
     def build_one(kept: Sequence[str], output: Path) -> None:
         copied = type(model)()
         copied.CopyFrom(model)
-        quantize(replace(few, output=output), copied, "minmax", exclude=kept)
+        quantize(replace(few, output=output), copied, "minmax", exclude=[*kept, *graph.stem(copied)])
 
     return assignment.Integers(job.source, contract, job.input, job.calibration.paths, job.progress, build_one)
 
 
 def source_of(job: Job) -> tuple[onnx.ModelProto, dict[str, Any]]:
-    """The graph to quantize, its decode tail rewritten if the settings say so and its head allows it, and what the
-    manifest should know of that."""
+    """The graph to quantize, its decode tail rewritten if its head allows it, and what the manifest should know of that."""
     model = graph.load(job.source)
-    if job.settings.get("tail") != "lean":
-        return model, {}
     try:
         lean = rewrite.lean_tail(job.source, model)
     except UnavailableError as reason:  # other heads keep the tail that they have
@@ -76,30 +77,124 @@ def quantize(
     method: str,
     *,
     exclude: Collection[str] = (),
-    overrides: Mapping[str, tuple[NDArray[np.float32], NDArray[np.uint8]]] | None = None,
+    overrides: Mapping[str, graph.Quantizer] | None = None,
 ) -> None:
     """Quantize ``model`` into ``job.output``.
 
     ``exclude``: nodes that stay in float beside the decode tail. ``overrides``: scale and zero point of tensors whose
     range is known.
     """
+    import onnx
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
     methods = {"minmax": CalibrationMethod.MinMax, "entropy": CalibrationMethod.Entropy}
-    known = {
-        name: [{"quant_type": QuantType.QUInt8, "scale": scale, "zero_point": zero}]
-        for name, (scale, zero) in (overrides or {}).items()
-    }
-    quantize_static(
-        model,
-        str(job.output),
-        CalibrationReader(job, model.graph.input[0].name),
-        quant_format=QuantFormat.QDQ,
-        activation_type=QuantType.QUInt8,
-        weight_type=QuantType.QInt8,
-        per_channel=True,
-        nodes_to_exclude=[*graph.decode_tail(model), *exclude],
-        calibrate_method=methods[method],
-        # One picture at a time: the histogram calibrator would keep every activation of every picture otherwise.
-        extra_options={"CalibStridedMinMax": 1, **({"TensorQuantOverrides": known} if known else {})},
-    )
+    rewrite.repeat_rows(model)
+    tail, known = graph.decode_tail(model), dict(overrides or {})
+    with tempfile.TemporaryDirectory() as folder:
+        for _ in range(2):
+            given = {
+                name: [{"quant_type": QuantType.QUInt8, "scale": scale, "zero_point": zero}]
+                for name, (scale, zero) in known.items()
+            }
+            quantize_static(
+                # A copy: it moves the weights of what it gets to a file that it then deletes.
+                onnx.ModelProto.FromString(model.SerializeToString()),
+                str(job.output),
+                CalibrationReader(job, model.graph.input[0].name),
+                quant_format=QuantFormat.QDQ,
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+                per_channel=True,
+                nodes_to_exclude=[*tail, *exclude],
+                calibrate_method=methods[method],
+                # One picture at a time: the histogram calibrator would keep every activation of every picture otherwise.
+                extra_options={"CalibStridedMinMax": 1, **({"TensorQuantOverrides": given} if given else {})},
+                calibration_cache_path=Path(folder) / "ranges.json",
+            )
+            quantized = onnx.load(str(job.output))
+            better = concatenated(quantized)
+            better |= activated(model, graph.activation_scales(quantized) | better)
+            if known.keys() >= better.keys():
+                break
+            known = better | known
+    rewrite.sink_dequantize(quantized, tail)
+    onnx.save(quantized, str(job.output))
+
+
+def activated(model: onnx.ModelProto, quantizers: Mapping[str, graph.Quantizer]) -> dict[str, graph.Quantizer]:
+    """Scale and zero point of what SiLU takes, from where its output rounds to 0 on.
+
+    The inputs of SiLU reach far below 0, where its output is nearly nothing: what lies below the last point at which it
+    rounds to 0 may saturate there, and the steps above become the finer for it.
+    """
+    made = {output: node for node in model.graph.node for output in node.output}
+    found: dict[str, graph.Quantizer] = {}
+    for node in model.graph.node:
+        if node.op_type != "Mul" or node.output[0] not in quantizers:
+            continue
+        for name, gate in (node.input[:2], node.input[1::-1]):
+            if gate in made and made[gate].op_type == "Sigmoid" and made[gate].input[0] == name:
+                if not {name, gate} <= quantizers.keys():
+                    continue
+                better = saturating(quantizers[name], quantizers[gate], quantizers[node.output[0]])
+                found |= {name: better} if better else {}
+    return found
+
+
+def saturating(data: graph.Quantizer, gate: graph.Quantizer, product: graph.Quantizer) -> graph.Quantizer | None:
+    """A quantizer of SiLU's input with finer steps and the same upper end, None if there is none: the lowest value that it
+    knows, times its quantized sigmoid, must round to 0 as everything below it does."""
+    lowest, highest = (float(data[0]) * (level - int(data[1])) for level in (0, 255))
+    ends = np.linspace(lowest, -1.2785, 4096)  # SiLU's minimum: right of it is nothing to saturate
+    ends = ends[ends < highest]
+    steps = (highest - ends) / 255
+    zeros = np.clip(np.rint(-ends / steps), 0, 255)
+    ends = -zeros * steps
+    sigmoids = np.clip(np.rint(1 / (1 + np.exp(-ends)) / float(gate[0])) + int(gate[1]), 0, 255) - int(gate[1])
+    # Kernels round in their own ways: a tenth is left to them.
+    nothing = np.flatnonzero(np.abs(ends * sigmoids * float(gate[0])) < 0.45 * float(product[0]))
+    if lowest >= -1.2785 or not nothing.size:
+        return None
+    best = nothing[-1]
+    return np.asarray(steps[best], np.float32), np.asarray(zeros[best], np.uint8)
+
+
+# A range that is this much wider costs less than one bit of two; beyond, tensors keep their own.
+_WIDEST = 1.7
+_SAME_RANGE = frozenset({"Slice", "Split", "MaxPool", "Transpose", "Gather", "Reshape", "Resize"})
+
+
+def concatenated(model: onnx.ModelProto) -> dict[str, graph.Quantizer]:
+    """Scale and zero point of every concatenation for the tensors that it joins, where they cover the tensor's range and
+    are not much wider: ONNX Runtime then copies what it otherwise looks up number by number."""
+    made = {output: node for node in model.graph.node for output in node.output}
+    quantizers = graph.activation_scales(model)
+    found: dict[str, graph.Quantizer] = {}
+    for node in model.graph.node:
+        if node.op_type != "Concat" or node.output[0] not in quantizers:
+            continue
+        scale, zero = quantizers[node.output[0]]
+        for name in node.input:
+            root = _root(name, made)
+            if root is None or root in found or root not in quantizers:
+                continue
+            own, own_zero = quantizers[root]
+            lowest, highest = (float(own) * (level - int(own_zero)) for level in (0, 255))
+            covers = float(scale) * (0 - int(zero)) < lowest + own and float(scale) * (255 - int(zero)) > highest - own
+            if covers and float(own) * _WIDEST >= float(scale):
+                found[root] = scale, zero
+    return found
+
+
+def _root(name: str, made: Mapping[str, onnx.NodeProto]) -> str | None:
+    """The tensor whose quantizer a dequantized tensor shares: behind Q/DQ pairs and ops that only move numbers."""
+    while True:
+        for op in ("DequantizeLinear", "QuantizeLinear"):
+            node = made.get(name)
+            if node is None or node.op_type != op:
+                return None
+            name = node.input[0]
+        node = made.get(name)
+        if node is None or node.op_type not in _SAME_RANGE:
+            return name
+        name = node.input[0]

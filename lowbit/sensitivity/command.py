@@ -89,7 +89,7 @@ def search(options: argparse.Namespace) -> str:
         if tool == "ort":
             job = Job(
                 scheme="search",
-                settings={"tail": "lean"},
+                settings={},
                 source=path,
                 identity={},
                 input=detector.input,

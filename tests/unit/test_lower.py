@@ -27,7 +27,7 @@ def job(tmp_path: Path) -> Job:
     toys.make_qcdq(source, tmp_path / "start" / "model.onnx")
     return Job(
         scheme="w8a8-brevitas-cpu",
-        settings={"start": "w8a8-brevitas", "tail": "lean"},
+        settings={"start": "w8a8-brevitas"},
         source=source,
         identity={},
         input=InputSpec(toys.SIZE),

@@ -86,7 +86,7 @@ def test_a_session_that_computes_something_else_is_found(
 ) -> None:
     """The fault that ONNX Runtime 1.24.4 brought of itself: what is deployed reads a scale wrong, and says nothing."""
     model = onnx.load(str(quantized))
-    scales = [t for t in model.graph.initializer if t.name.startswith("images") and "scale" in t.name]
+    scales = [t for t in model.graph.initializer if t.name.startswith("features") and "scale" in t.name]
     assert scales
     scales[0].CopyFrom(numpy_helper.from_array(numpy_helper.to_array(scales[0]) / 8, scales[0].name))
     onnx.save(model, str(tmp_path / "wrong.onnx"))
@@ -100,8 +100,9 @@ def test_kernels_tell_integers_from_floats(detector: Path, quantized: Path, inpu
     options = runtime.deployed_options("int8")
     assert proof.kernels(detector, options, inputs[0]).int8_mac_fraction == 0.0
     integer = proof.kernels(quantized, options, inputs[0])
-    assert integer.int8_mac_fraction == 1.0
-    assert not integer.float_nodes
+    # All but the first convolution, which int8-ort leaves in float: 9 of 603 MACs a pixel.
+    assert integer.int8_mac_fraction == pytest.approx(594 / 603)
+    assert len(integer.float_nodes) == 1
     assert set(integer.providers) == {"CPUExecutionProvider"}
 
 

@@ -59,7 +59,7 @@ def test_a_gate_passes_and_says_all_of_it(toy: Toy) -> None:
     assert quantized.status == results.Status.PASSED
     assert quantized.images == 6
     assert quantized.artifact is not None
-    assert quantized.artifact.quantized_fraction == 1.0
+    assert quantized.artifact.quantized_fraction > 0.99  # all but the first convolution
     assert quantized.latency is not None
     assert quantized.latency.p50 <= quantized.latency.p99
     assert quantized.latency.speedup_ci is not None
