@@ -117,7 +117,9 @@ def test_side_by_side(
         lambda: reference.run(None, {name: tensor}), lambda: session.run(None, {name: tensor}), pairs=PAIRS
     )
     both = [
-        evaluate(dataset, predict(one, detector.contract(), dataset, detector.input)) if dataset.labelled else None
+        evaluate(dataset, predict(one, detector.contract(), dataset, detector.input, in_turns=True))
+        if dataset.labelled
+        else None
         for one in (reference, session)
     ]
     line = f"| {what} | {speedup.ratio:.2f}x [{speedup.low:.2f}, {speedup.high:.2f}] |"

@@ -18,7 +18,7 @@ from lowbit import detectors
 from lowbit.artifacts import Store, default_root
 from lowbit.metrics import evaluate
 from lowbit.quantizers import export
-from lowbit.runtime import SessionOptions, open_session, predict
+from lowbit.runtime import SessionOptions, for_many, open_session, predict
 from lowbit.sensitivity import native
 
 PICTURES = 8
@@ -44,7 +44,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             target = Path(folder) / "model.onnx"
             onnx.save(floating.quantized(dtypes, native.WEIGHTS_ONLY), str(target))
-            session = open_session(target, SessionOptions())
+            session = open_session(target, for_many(SessionOptions()))
             return evaluate(dataset, predict(session, detector.contract(), dataset, detector.input)).map
 
     print(f"{detector.name}, {len(dataset.images)} images of {dataset.name}, {PICTURES} calibration pictures")

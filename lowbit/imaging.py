@@ -175,13 +175,15 @@ def letterbox(image: NDArray[np.uint8], size: int) -> tuple[NDArray[np.uint8], L
 
 def to_tensor(square: NDArray[np.uint8], spec: InputSpec) -> NDArray[np.float32]:
     """uint8 BGR [size, size, 3] to float32 [1, 3, size, size] in the detector's colour order and scaling."""
-    ordered = square[..., ::-1] if spec.colors == "rgb" else square
-    planar = np.ascontiguousarray(ordered.transpose(2, 0, 1))
-    gain = np.array([1 / std for std in spec.std], np.float32)[:, None, None]
-    tensor = np.multiply(planar, gain, dtype=np.float32)
-    if any(spec.mean):
-        tensor -= np.array(spec.mean, np.float32)[:, None, None] * gain
-    return tensor[None]
+    planes = cv2.split(square)
+    tensor = np.empty((1, 3, *square.shape[:2]), np.float32)
+    ordered = planes[::-1] if spec.colors == "rgb" else planes
+    for plane, target, mean, std in zip(ordered, tensor[0], spec.mean, spec.std, strict=True):
+        gain = np.float32(1 / std)
+        np.multiply(plane, gain, out=target, dtype=np.float32)
+        if mean:
+            target -= np.float32(mean) * gain
+    return tensor
 
 
 def preprocess(path: Path, spec: InputSpec) -> tuple[NDArray[np.float32], Letterbox]:

@@ -9,19 +9,22 @@ from __future__ import annotations
 import functools
 import os
 import subprocess
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from lowbit.datasets import Dataset, ImageRecord
 from lowbit.decode import Detections, HeadContract, decode
 from lowbit.errors import LowbitError, UnavailableError
-from lowbit.imaging import InputSpec, Letterbox, preprocess
+from lowbit.imaging import InputSpec, preprocess
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -258,31 +261,43 @@ def predict(
     dataset: Dataset,
     spec: InputSpec,
     progress: Callable[[int, int], None] | None = None,
+    *,
+    in_turns: bool = False,
 ) -> dict[int, Detections]:
     """Detections of every image in its own pixels, by image id.
 
-    A second thread reads and letterboxes the next pictures while the session works. ``progress`` gets images done and
-    in all. Raises :class:`lowbit.errors.InputError` for an unreadable picture.
+    Several pictures at once, each read, letterboxed, run and decoded by one thread: with a session of one thread
+    (:func:`for_many`) that is quicker than one picture by many, and gives the same bits. ``in_turns``: the session takes
+    one picture at a time (GPUs), and the others are prepared meanwhile. ``progress`` gets images done and in all. Raises
+    :class:`lowbit.errors.InputError` for an unreadable picture.
     """
     name = session.get_inputs()[0].name
-    found: dict[int, Detections] = {}
-    for done, (image, tensor, place) in enumerate(_ahead(dataset.images, spec), 1):
-        output: NDArray[np.float32] = session.run(None, {name: tensor})[0]
+    turn = threading.Lock() if in_turns else nullcontext()
+
+    def one(image: ImageRecord) -> Detections:
+        tensor, place = preprocess(image.path, spec)
+        with turn:
+            output: NDArray[np.float32] = session.run(None, {name: tensor})[0]
         seen = decode(output, contract)
-        found[image.id] = Detections(place.to_picture(seen.boxes), seen.scores, seen.classes)
-        if progress:
-            progress(done, len(dataset.images))
+        return Detections(place.to_picture(seen.boxes), seen.scores, seen.classes)
+
+    found: dict[int, Detections] = {}
+    # OpenCV's own threads would take the cores from those that run pictures.
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    pool = ThreadPoolExecutor(max(2, available_cores()))
+    try:
+        for image, seen in zip(dataset.images, pool.map(one, dataset.images), strict=True):
+            found[image.id] = seen
+            if progress:
+                progress(len(found), len(dataset.images))
+    finally:
+        pool.shutdown(cancel_futures=True)
+        cv2.setNumThreads(threads)
     return found
 
 
-def _ahead(
-    images: tuple[ImageRecord, ...], spec: InputSpec, depth: int = 4
-) -> Iterator[tuple[ImageRecord, NDArray[np.float32], Letterbox]]:
-    """Preprocessed pictures in order, up to ``depth`` made ahead of their use."""
-    with ThreadPoolExecutor(1) as pool:
-        pending = [pool.submit(preprocess, image.path, spec) for image in images[:depth]]
-        for index, image in enumerate(images):
-            tensor, place = pending.pop(0).result()
-            if index + depth < len(images):
-                pending.append(pool.submit(preprocess, images[index + depth].path, spec))
-            yield image, tensor, place
+def for_many(options: SessionOptions) -> SessionOptions:
+    """The options with which a session sees many pictures soonest: on the CPU one thread a picture. ONNX Runtime's kernels
+    divide a tensor among threads and never a sum, so what it computes is the same."""
+    return replace(options, threads=1) if options.provider == "cpu" else options

@@ -30,7 +30,8 @@ def find(workbench: Workbench, name: str) -> detectors.Detector:
 
 
 def float_map(workbench: Workbench, name: str, dataset: Dataset) -> float:
-    session = runtime.open_session(workbench.artifact(name, CATALOGUE["fp32"]).path, runtime.SessionOptions())
+    path = workbench.artifact(name, CATALOGUE["fp32"]).path
+    session = runtime.open_session(path, runtime.for_many(runtime.SessionOptions()))
     return evaluate(
         dataset, runtime.predict(session, workbench.contract(name), dataset, workbench.detector(name).input)
     ).map

@@ -1,0 +1,111 @@
+"""Predictions of many pictures: the same as one by one, in order, and in turns where a session asks for it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from lowbit import graph, runtime
+from lowbit.datasets import Dataset, load_data
+from lowbit.decode import HeadContract, decode
+from lowbit.errors import InputError
+from lowbit.imaging import InputSpec, preprocess
+from tests.unit import toys
+
+SPEC = InputSpec(toys.SIZE)
+
+
+@pytest.fixture
+def detector(tmp_path: Path) -> Path:
+    return toys.make_detector(tmp_path / "toy.onnx")
+
+
+@pytest.fixture
+def contract(detector: Path) -> HeadContract:
+    return graph.contract_of(detector, graph.load(detector))
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Dataset:
+    return load_data(toys.make_dataset(tmp_path / "data", 12))
+
+
+class Slow:
+    """A session that notes how many runs were in it at once."""
+
+    def __init__(self, session: Any) -> None:
+        self._session, self.inside, self.most, self.runs = session, 0, 0, 0
+        self._lock = threading.Lock()
+
+    def get_inputs(self) -> Any:
+        return self._session.get_inputs()
+
+    def run(self, names: Any, feed: Any) -> Any:
+        with self._lock:
+            self.inside += 1
+            self.runs += 1
+            self.most = max(self.most, self.inside)
+        time.sleep(0.02)
+        try:
+            return self._session.run(names, feed)
+        finally:
+            with self._lock:
+                self.inside -= 1
+
+
+@pytest.mark.parametrize("in_turns", [True, False])
+def test_many_pictures_are_seen_as_one_by_one(
+    detector: Path, contract: HeadContract, dataset: Dataset, in_turns: bool
+) -> None:
+    options = runtime.SessionOptions(threads=2)
+    one, many = (runtime.open_session(detector, o) for o in (options, runtime.for_many(options)))
+    session, steps = Slow(many), []
+    found = runtime.predict(
+        session,  # type: ignore[arg-type]
+        contract,
+        dataset,
+        SPEC,
+        lambda *step: steps.append(step),
+        in_turns=in_turns,
+    )
+    assert list(found) == [image.id for image in dataset.images]
+    assert steps == [(number, 12) for number in range(1, 13)]
+    assert (session.most == 1) == in_turns
+    for image in dataset.images:
+        tensor, place = preprocess(image.path, SPEC)
+        seen = decode(one.run(None, {"images": tensor})[0], contract)
+        assert np.array_equal(found[image.id].scores, seen.scores)
+        assert np.array_equal(found[image.id].boxes, place.to_picture(seen.boxes))
+
+
+def test_an_unreadable_picture_ends_it_at_once(detector: Path, contract: HeadContract, dataset: Dataset) -> None:
+    dataset.images[0].path.write_bytes(b"no picture")
+    session = Slow(runtime.open_session(detector, runtime.SessionOptions(threads=1)))
+    with pytest.raises(InputError, match="no picture that OpenCV can decode"):
+        runtime.predict(session, contract, dataset, SPEC, in_turns=True)  # type: ignore[arg-type]
+    assert session.runs < 11
+
+
+@pytest.fixture
+def threads() -> Iterator[int]:
+    before = cv2.getNumThreads()
+    yield before
+    cv2.setNumThreads(before)
+
+
+def test_opencv_gets_its_threads_back(detector: Path, contract: HeadContract, dataset: Dataset, threads: int) -> None:
+    cv2.setNumThreads(3)
+    runtime.predict(runtime.open_session(detector, runtime.SessionOptions()), contract, dataset, SPEC)
+    assert cv2.getNumThreads() == 3
+
+
+def test_what_sees_many_pictures_soonest() -> None:
+    assert runtime.for_many(runtime.SessionOptions("cpu", threads=8)).threads == 1
+    assert runtime.for_many(runtime.SessionOptions("cuda", threads=8)).threads == 8
