@@ -524,10 +524,13 @@ def structure(model: onnx.ModelProto) -> Structure:
         while data is not None and data.op_type in _PASSING:
             data = makers.get(data.input[0])
         data_quantized = data is not None and data.op_type == "DequantizeLinear"
-        if dequantized and len(dequantized) == len([f for f in feeds if f.op_type != "Constant"]):
-            ops[node.op_type] += 1
-        if dequantized and node.name in tail and _consumes_quantized(node, tail, makers, weights):
+        inside = bool(dequantized) and node.name in tail and _consumes_quantized(node, tail, makers, weights)
+        if inside:
             in_tail.append(node.name)
+        # What the tail reads of the last convolutions' own pairs it computes with in float.
+        if inside or node.name not in tail:
+            whole = len(dequantized) == len([f for f in feeds if f.op_type != "Constant"])
+            ops[node.op_type] += bool(dequantized) and whole
         if node.op_type not in WEIGHTED_OPS or len(node.input) < 2:
             continue
         if data_quantized and data is not None and len(data.input) > 2 and data.input[2] in weights:
@@ -538,7 +541,7 @@ def structure(model: onnx.ModelProto) -> Structure:
     kinds = Counter(node.op_type for node in model.graph.node)
     return Structure(
         tuple(found),
-        dict(ops),
+        dict(+ops),
         kinds["QuantizeLinear"],
         kinds["DequantizeLinear"],
         tuple(in_tail),

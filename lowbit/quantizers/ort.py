@@ -39,13 +39,18 @@ def build(job: Job) -> dict[str, Any]:
     stem = graph.stem(model)
     if "max_drop" not in job.settings:
         quantize(job, model, method, exclude=stem)
-        return info
+        return {**info, "float_convolutions": stem[:1]}
     contract = graph.contract_of(job.source, graph.load(job.source))
     found = candidates(job, model, contract)
     best, tried = found.find(job.settings["max_drop"], job.output)
     kept = [name for name, dtype in best.dtypes.items() if dtype == search.FLOAT]
     quantize(job, model, method, exclude=[*kept, *stem])
-    return {**info, "float_convolutions": kept, "agreement_drop": best.drop, "tried": search.trace(tried)}
+    return {
+        **info,
+        "float_convolutions": list(dict.fromkeys([*kept, *stem[:1]])),
+        "agreement_drop": best.drop,
+        "tried": search.trace(tried),
+    }
 
 
 def candidates(job: Job, model: onnx.ModelProto, contract: HeadContract) -> assignment.Integers:
@@ -159,8 +164,8 @@ def saturating(data: graph.Quantizer, gate: graph.Quantizer, product: graph.Quan
     return np.asarray(steps[best], np.float32), np.asarray(zeros[best], np.uint8)
 
 
-# A range that is this much wider costs less than one bit of two; beyond, tensors keep their own.
-_WIDEST = 1.7
+# By how much a range may grow, about a bit. One rounding to coarser steps loses less than two to finer ones, and copies.
+_WIDEST = 2.2
 _SAME_RANGE = frozenset({"Slice", "Split", "MaxPool", "Transpose", "Gather", "Reshape", "Resize"})
 
 
