@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,7 +24,6 @@ WEIGHTED_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _BITS = {"INT4": 4, "UINT4": 4, "INT8": 8, "UINT8": 8, "FLOAT8E4M3FN": 8, "FLOAT8E5M2": 8, "FLOAT16": 16, "FLOAT": 32}
 # Ops whose output has values of their inputs only: what was quantized before them still is.
 _PASSING = frozenset({"Split", "Slice", "Concat", "MaxPool", "Reshape", "Transpose", "Resize", "Identity"})
-_ACTIVATIONS = frozenset({"Sigmoid", "Mul", "Relu", "LeakyRelu", "HardSwish"})
 _HEAD_PREFIX = re.compile(r"(/model\.\d+/)")
 
 
@@ -339,15 +338,23 @@ def weighted_convolutions(model: onnx.ModelProto) -> list[onnx.NodeProto]:
 
 
 def stem(model: onnx.ModelProto) -> list[str]:
-    """Names of the convolution that reads the picture and of the activation after it; empty where something else reads it."""
+    """Names of the convolutions that read the picture; empty where something else reads it."""
     picture = _inputs(model)[0].name
-    reached: set[str] = set()
+    return [node.name for node in model.graph.node if node.op_type == "Conv" and node.input[0] == picture]
+
+
+def downstream(model: onnx.ModelProto, convolutions: Collection[str]) -> list[str]:
+    """Names of the nodes that only these convolutions reach without another one between: their activations first of all."""
+    sources: dict[str, frozenset[str]] = {}
     names = []
     for node in model.graph.node:
-        first = node.op_type == "Conv" and node.input[0] == picture
-        if first or (node.op_type in _ACTIVATIONS and reached and set(node.input) <= reached):
-            reached.update(node.output)
-            names.append(node.name)
+        if node.op_type == "Conv":
+            found = frozenset({node.name})
+        else:
+            found = frozenset().union(*(sources.get(name, frozenset()) for name in node.input))
+            if found and found <= set(convolutions):
+                names.append(node.name)
+        sources |= dict.fromkeys(node.output, found)
     return names
 
 

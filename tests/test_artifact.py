@@ -121,14 +121,17 @@ def test_graph_computes_what_torch_does(case: Case, artifact: Artifact) -> None:
     assert parity["sqnr_db"] >= (15 if case.scheme.activation_bits == 8 else 60), parity
 
 
-def test_only_expected_ops_are_quantized(case: Case, quantized: Structure, workbench: Workbench) -> None:
+def test_only_expected_ops_are_quantized(
+    case: Case, artifact: Artifact, quantized: Structure, workbench: Workbench
+) -> None:
     """The CPU layout keeps activation functions and joins in integers; no scheme touches what selects detections."""
     selecting = {"TopK", "GatherElements", "ReduceMax", "ArgMax", "Mod"} & quantized.ops.keys()
     assert not selecting, f"ops that select detections are quantized: {selecting}"
     if case.scheme.tool == "ort":
         source = graph.load(workbench.artifact(case.detector, CATALOGUE["fp32"]).path)
-        tail = set(graph.decode_tail(source))
-        there = {node.op_type for node in source.graph.node if node.name not in tail}
+        floating = set(graph.decode_tail(source))
+        floating |= set(graph.downstream(source, artifact.manifest["float_convolutions"]))
+        there = {node.op_type for node in source.graph.node if node.name not in floating}
         assert {"Conv", "Sigmoid", "Mul", "Concat", "MaxPool"} & there <= quantized.ops.keys()
 
 

@@ -39,7 +39,7 @@ def build(job: Job) -> dict[str, Any]:
     stem = graph.stem(model)
     if "max_drop" not in job.settings:
         quantize(job, model, method, exclude=stem)
-        return {**info, "float_convolutions": stem[:1]}
+        return {**info, "float_convolutions": stem}
     contract = graph.contract_of(job.source, graph.load(job.source))
     found = candidates(job, model, contract)
     best, tried = found.find(job.settings["max_drop"], job.output)
@@ -47,7 +47,7 @@ def build(job: Job) -> dict[str, Any]:
     quantize(job, model, method, exclude=[*kept, *stem])
     return {
         **info,
-        "float_convolutions": list(dict.fromkeys([*kept, *stem[:1]])),
+        "float_convolutions": list(dict.fromkeys([*kept, *stem])),
         "agreement_drop": best.drop,
         "tried": search.trace(tried),
     }
@@ -86,7 +86,7 @@ def quantize(
 ) -> None:
     """Quantize ``model`` into ``job.output``.
 
-    ``exclude``: nodes that stay in float beside the decode tail. ``overrides``: scale and zero point of tensors whose
+    ``exclude``: convolutions that stay in float, and with them what only they feed, as the decode tail does. ``overrides``: scale and zero point of tensors whose
     range is known.
     """
     import onnx
@@ -95,6 +95,7 @@ def quantize(
     methods = {"minmax": CalibrationMethod.MinMax, "entropy": CalibrationMethod.Entropy}
     rewrite.repeat_rows(model)
     tail, known = graph.decode_tail(model), dict(overrides or {})
+    floating = [*tail, *exclude, *graph.downstream(model, exclude)]
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(2):
             given = {
@@ -110,7 +111,7 @@ def quantize(
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
                 per_channel=True,
-                nodes_to_exclude=[*tail, *exclude],
+                nodes_to_exclude=floating,
                 calibrate_method=methods[method],
                 # One picture at a time: the histogram calibrator would keep every activation of every picture otherwise.
                 extra_options={"CalibStridedMinMax": 1, **({"TensorQuantOverrides": given} if given else {})},
