@@ -2,7 +2,7 @@
 
 ``pytest benchmarks/test_side_by_side.py --detector yolov10n``. Others are called as their own documentation shows, with
 the same calibration pictures: ModelOpt's ``quantize`` and ONNX Runtime's ``quantize_static`` with their defaults, and
-OpenVINO, plain and with NNCF's INT8, where it is installed (``pip install openvino nncf``). Every row is timed interleaved
+OpenVINO, plain and with NNCF's INT8, where it is installed (``pip install 'lowbit[openvino]'``). Every row is timed interleaved
 with the plain FP32 export, one input at a time, and scored on the detector's data set.
 """
 
@@ -75,12 +75,12 @@ def plain_ort(source: Path, name: str, pictures: Pictures, folder: Path) -> Any:
 
 
 def openvino_float(source: Path, name: str, _: Pictures, __: Path) -> Any:
-    openvino = pytest.importorskip("openvino", reason="not installed: pip install openvino")
+    openvino = pytest.importorskip("openvino", reason="not installed: pip install 'lowbit[openvino]'")
     return Compiled(openvino.convert_model(str(source)), name)
 
 
 def openvino_nncf(source: Path, name: str, pictures: Pictures, _: Path) -> Any:
-    openvino = pytest.importorskip("openvino", reason="not installed: pip install openvino")
+    openvino = pytest.importorskip("openvino", reason="not installed: pip install 'lowbit[openvino]'")
     nncf = pytest.importorskip("nncf", reason="not installed: pip install 'lowbit[nncf]'")
     model = openvino.convert_model(str(source))
     return Compiled(nncf.quantize(model, nncf.Dataset([{name: picture} for picture in pictures])), name)

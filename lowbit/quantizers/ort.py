@@ -86,8 +86,8 @@ def quantize(
 ) -> None:
     """Quantize ``model`` into ``job.output``.
 
-    ``exclude``: convolutions that stay in float, and with them what only they feed, as the decode tail does. ``overrides``: scale and zero point of tensors whose
-    range is known.
+    ``exclude``: convolutions that stay in float, and with them what only they feed, as the decode tail does.
+    ``overrides``: scale and zero point of tensors whose range is known.
     """
     import onnx
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
@@ -147,22 +147,33 @@ def activated(model: onnx.ModelProto, quantizers: Mapping[str, graph.Quantizer])
     return found
 
 
+# Where SiLU is lowest, -0.28: only left of it does it tend to nothing.
+_SILU_MINIMUM = -1.2785
+
+
 def saturating(data: graph.Quantizer, gate: graph.Quantizer, product: graph.Quantizer) -> graph.Quantizer | None:
     """A quantizer of SiLU's input with finer steps and the same upper end, None if there is none: the lowest value that it
     knows, times its quantized sigmoid, must round to 0 as everything below it does."""
-    lowest, highest = (float(data[0]) * (level - int(data[1])) for level in (0, 255))
-    ends = np.linspace(lowest, -1.2785, 4096)  # SiLU's minimum: right of it is nothing to saturate
-    ends = ends[ends < highest]
+    lowest, highest = _ends(data)
+    if lowest >= _SILU_MINIMUM or highest <= _SILU_MINIMUM:
+        return None
+    ends = np.linspace(lowest, _SILU_MINIMUM, 4096)
     steps = (highest - ends) / 255
     zeros = np.clip(np.rint(-ends / steps), 0, 255)
     ends = -zeros * steps
     sigmoids = np.clip(np.rint(1 / (1 + np.exp(-ends)) / float(gate[0])) + int(gate[1]), 0, 255) - int(gate[1])
     # Kernels round in their own ways: a tenth is left to them.
     nothing = np.flatnonzero(np.abs(ends * sigmoids * float(gate[0])) < 0.45 * float(product[0]))
-    if lowest >= -1.2785 or not nothing.size:
+    if not nothing.size:
         return None
     best = nothing[-1]
     return np.asarray(steps[best], np.float32), np.asarray(zeros[best], np.uint8)
+
+
+def _ends(quantizer: graph.Quantizer) -> tuple[float, float]:
+    """The lowest and the highest value that a quantizer knows."""
+    scale, zero = float(quantizer[0]), int(quantizer[1])
+    return -scale * zero, scale * (255 - zero)
 
 
 # By how much a range may grow, about a bit. One rounding to coarser steps loses less than two to finer ones, and copies.
@@ -179,16 +190,15 @@ def concatenated(model: onnx.ModelProto) -> dict[str, graph.Quantizer]:
     for node in model.graph.node:
         if node.op_type != "Concat" or node.output[0] not in quantizers:
             continue
-        scale, zero = quantizers[node.output[0]]
+        shared = quantizers[node.output[0]]
         for name in node.input:
             root = _root(name, made)
             if root is None or root in found or root not in quantizers:
                 continue
-            own, own_zero = quantizers[root]
-            lowest, highest = (float(own) * (level - int(own_zero)) for level in (0, 255))
-            covers = float(scale) * (0 - int(zero)) < lowest + own and float(scale) * (255 - int(zero)) > highest - own
-            if covers and float(own) * _WIDEST >= float(scale):
-                found[root] = scale, zero
+            own, step = quantizers[root], float(quantizers[root][0])
+            covers = _ends(shared)[0] < _ends(own)[0] + step and _ends(shared)[1] > _ends(own)[1] - step
+            if covers and step * _WIDEST >= float(shared[0]):
+                found[root] = shared
     return found
 
 
