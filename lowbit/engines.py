@@ -107,14 +107,16 @@ class Engine:
         self._engine = tensorrt.Runtime(logger).deserialize_cuda_engine(plan)
         self._context = self._engine.create_execution_context()
         self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch's stubs
-        self._buffers = {}
+        self._kept: list[Any] = []  # the context knows addresses only
+        self._outputs: list[Any] = []
         for number in range(self._engine.num_io_tensors):
             name = self._engine.get_tensor_name(number)
             if self._engine.get_tensor_mode(name) == tensorrt.TensorIOMode.INPUT:
                 buffer = torch.from_numpy(tensor).cuda()
             else:
                 buffer = torch.empty(tuple(self._engine.get_tensor_shape(name)), dtype=torch.float32, device="cuda")
-            self._buffers[name] = buffer
+                self._outputs.append(buffer)
+            self._kept.append(buffer)
             self._context.set_tensor_address(name, buffer.data_ptr())
         self.precisions = read_precisions(
             self._engine.create_engine_inspector().get_engine_information(tensorrt.LayerInformationFormat.JSON)
@@ -127,6 +129,4 @@ class Engine:
 
     def outputs(self) -> list[NDArray[np.float32]]:
         """What the last run gave, copied to the host."""
-        names = [self._engine.get_tensor_name(number) for number in range(self._engine.num_io_tensors)]
-        given = self._engine.get_tensor_mode
-        return [self._buffers[name].cpu().numpy() for name in names if "OUTPUT" in str(given(name))]
+        return [buffer.cpu().numpy() for buffer in self._outputs]

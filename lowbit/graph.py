@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +23,7 @@ MAX_SIZE = 4096
 WEIGHTED_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _BITS = {"INT4": 4, "UINT4": 4, "INT8": 8, "UINT8": 8, "FLOAT8E4M3FN": 8, "FLOAT8E5M2": 8, "FLOAT16": 16, "FLOAT": 32}
 # Ops whose output has values of their inputs only: what was quantized before them still is.
-_PASSING = frozenset({"Split", "Slice", "Concat", "MaxPool", "Reshape", "Transpose", "Resize", "Identity"})
+PASSING = frozenset({"Split", "Slice", "Concat", "MaxPool", "Gather", "Reshape", "Transpose", "Resize", "Identity"})
 _HEAD_PREFIX = re.compile(r"(/model\.\d+/)")
 
 
@@ -400,16 +400,14 @@ def raw_head_of_batch(model: onnx.ModelProto, size: int) -> onnx.ModelProto:
     import onnx
     from onnx import numpy_helper
 
-    heads, tail = head_outputs(model), set(decode_tail(model))
+    heads, tail, stored = head_outputs(model), set(decode_tail(model)), _constants(model)
     batched = onnx.ModelProto()
     batched.CopyFrom(model)
     body = batched.graph
     replace_nodes(batched, [node for node in body.node if node.name not in tail])
-    stored = {tensor.name: tensor for tensor in body.initializer}
-    stored |= {node.output[0]: node.attribute[0].t for node in body.node if node.op_type == "Constant"}
     for number, node in enumerate(body.node):
-        shape = numpy_helper.to_array(stored[node.input[1]]) if _reshapes_by(node, stored) else np.zeros(0)
-        if len(shape) > 1 and shape[0] == 1:
+        shape = stored.get(node.input[1]) if node.op_type == "Reshape" else None
+        if shape is not None and len(shape) > 1 and shape[0] == 1:
             node.input[1] = f"{node.input[1]}/of_batch_{number}"
             # 0 is the batch of what is reshaped.
             body.initializer.append(numpy_helper.from_array(np.array([0, *shape[1:]], np.int64), node.input[1]))
@@ -420,10 +418,6 @@ def raw_head_of_batch(model: onnx.ModelProto, size: int) -> onnx.ModelProto:
     if any(found.get(name, ())[:1] != (size,) for name in heads):
         raise UnavailableError(f"its graph can't take {size} pictures at once: a shape in it is made for one.")
     return batched
-
-
-def _reshapes_by(node: onnx.NodeProto, stored: Mapping[str, onnx.TensorProto]) -> bool:
-    return node.op_type == "Reshape" and node.input[1] in stored
 
 
 def decode_tail(model: onnx.ModelProto) -> list[str]:
@@ -528,7 +522,7 @@ def structure(model: onnx.ModelProto) -> Structure:
         feeds = [makers[name] for name in node.input if name in makers]
         dequantized = [feed for feed in feeds if feed.op_type == "DequantizeLinear"]
         data = makers.get(node.input[0]) if node.input else None
-        while data is not None and data.op_type in _PASSING:
+        while data is not None and data.op_type in PASSING:
             data = makers.get(data.input[0])
         data_quantized = data is not None and data.op_type == "DequantizeLinear"
         inside = bool(dequantized) and node.name in tail and _consumes_quantized(node, tail, makers, weights)

@@ -57,7 +57,8 @@ class RuntimeRecord(_Model):
 class LatencyRecord(_Model):
     """Single-stream latency in seconds, throughput in images a second, speed-up against FP32 in the same run, and against
     FP16 on a GPU. ``end_to_end``: median seconds of ``preprocess``, ``model`` and ``postprocess`` of one picture.
-    ``batched``: :class:`lowbit.latency.Batched`, where the graph takes several pictures. ``gpu_state``: clocks, temperature, power and throttling before and after."""
+    ``batched``: :class:`lowbit.latency.Batched`, where the graph takes several pictures. ``gpu_state``: clocks,
+    temperature, power and throttling before and after."""
 
     p50: float
     p90: float

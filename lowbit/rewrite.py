@@ -107,50 +107,47 @@ def _repeats(node: onnx.NodeProto, sizes: Mapping[str, tuple[int, ...]]) -> tupl
     return after[2] // before[2], after[3] // before[3]
 
 
+# Ops that give some of their first input's numbers.
+_PICKING = frozenset({"Transpose", "Reshape", "Gather", "ReduceMax"})
+
+
 def sink_dequantize(model: onnx.ModelProto, nodes: Collection[str]) -> None:
     """Move DequantizeLinear past those of ``nodes`` that only move numbers or take their maximum, in place.
 
     The same numbers, for scales are positive; but what a Gather leaves behind is not dequantized any more.
     """
-    while (found := _sinkable(model, nodes)) is not None:
-        dequantize, users = found
-        below = []
-        for user in users:
-            output = user.output[0]
-            user.input[0], user.output[0] = dequantize.input[0], f"{output}/quantized"
-            moved = type(dequantize)()
-            moved.CopyFrom(dequantize)
-            moved.input[0], moved.output[0] = user.output[0], output
-            moved.name = f"{user.name}/DequantizeLinear"
-            below.append(moved)
-        names = [user.name for user in users]
-        order: list[onnx.NodeProto] = []
-        for node in model.graph.node:
-            if node.name != dequantize.name:
-                order.append(node)
-            if node.name in names:
-                order.append(below[names.index(node.name)])
-        graph.replace_nodes(model, order)
-
-
-def _sinkable(model: onnx.ModelProto, nodes: Collection[str]) -> tuple[onnx.NodeProto, list[onnx.NodeProto]] | None:
-    """A DequantizeLinear of an activation by one scale, and its users, if all of them let it pass."""
     made = {name for node in model.graph.node for name in node.output}
     single = {tensor.name for tensor in model.graph.initializer if not tensor.dims}
+    passing: dict[str, bool] = {}
     for node in model.graph.node:
-        if node.op_type != "DequantizeLinear" or node.input[0] not in made or node.input[1] not in single:
+        for position, name in enumerate(node.input):
+            lets = node.name in nodes and node.op_type in _PICKING and position == 0
+            passing[name] = passing.get(name, True) and lets
+    sunk: dict[str, onnx.NodeProto] = {}
+    order: list[onnx.NodeProto] = []
+
+    def place(dequantize: onnx.NodeProto) -> None:
+        if passing.get(dequantize.output[0], False):
+            sunk[dequantize.output[0]] = dequantize
+        else:
+            order.append(dequantize)
+
+    for node in model.graph.node:
+        if node.op_type == "DequantizeLinear" and node.input[0] in made and node.input[1] in single:
+            place(node)
             continue
-        users = [user for user in model.graph.node if node.output[0] in user.input]
-        if users and all(
-            user.name in nodes and user.op_type in _PASSING and list(user.input).index(node.output[0]) == 0
-            for user in users
-        ):
-            return node, users
-    return None
+        order.append(node)
+        above = sunk.get(node.input[0]) if node.input else None
+        if above is not None:
+            below, output = type(above)(), node.output[0]
+            below.CopyFrom(above)
+            node.input[0], node.output[0] = above.input[0], f"{output}/quantized"
+            below.input[0], below.output[0] = node.output[0], output
+            below.name = f"{node.name}/DequantizeLinear"
+            place(below)
+    graph.replace_nodes(model, order)
 
 
-# Ops whose first output's numbers are some of their first input's.
-_PASSING = frozenset({"Transpose", "Reshape", "Gather", "ReduceMax"})
 # Pictures that an equivalence is proved on.
 PROBES = 4
 # Where two executions of the same network may differ: rounding of the last digits.

@@ -20,6 +20,12 @@ from lowbit.schemes import find
 PAIRS = 40
 
 
+@pytest.fixture(scope="module")
+def references() -> dict[str, engines.Engine]:
+    """The FP32 engines, by detector."""
+    return {}
+
+
 @pytest.mark.latency
 @pytest.mark.providers("trt")
 def test_engine(
@@ -27,6 +33,7 @@ def test_engine(
     artifact: Artifact,
     timing_input: NDArray[np.float32],
     workbench: Workbench,
+    references: dict[str, engines.Engine],
     record: Record,
 ) -> None:
     """Built with the types of the graph, obeyed; INT4 weights in their INT8 form, as for TensorRT's provider."""
@@ -34,7 +41,10 @@ def test_engine(
         pytest.skip(why)
     workbench.say(f"{case.id}: building a TensorRT engine")
     engine = engines.Engine(workbench.deployed(case).path, timing_input)
-    reference = engines.Engine(workbench.artifact(case.detector, find("fp32")).path, timing_input)
+    if case.detector not in references:  # a build takes minutes, and every scheme compares with it
+        source = workbench.artifact(case.detector, find("fp32")).path
+        references[case.detector] = engines.Engine(source, timing_input)
+    reference = references[case.detector]
     speed, _, seconds = latency.interleave(reference, engine, pairs=PAIRS)
     timing = latency.summarize(seconds)
     record(

@@ -178,7 +178,6 @@ def _ends(quantizer: graph.Quantizer) -> tuple[float, float]:
 
 # By how much a range may grow, about a bit. One rounding to coarser steps loses less than two to finer ones, and copies.
 _WIDEST = 2.2
-_SAME_RANGE = frozenset({"Slice", "Split", "MaxPool", "Transpose", "Gather", "Reshape", "Resize"})
 
 
 def concatenated(model: onnx.ModelProto) -> dict[str, graph.Quantizer]:
@@ -211,6 +210,6 @@ def _root(name: str, made: Mapping[str, onnx.NodeProto]) -> str | None:
                 return None
             name = node.input[0]
         node = made.get(name)
-        if node is None or node.op_type not in _SAME_RANGE:
+        if node is None or node.op_type not in graph.PASSING - {"Concat"}:
             return name
         name = node.input[0]
