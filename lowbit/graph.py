@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -299,11 +299,40 @@ def _quantizer(node: onnx.NodeProto, stored: dict[str, NDArray[np.generic]]) -> 
 
 def dequantized_weights(model: onnx.ModelProto) -> dict[str, NDArray[np.float32]]:
     """The float values, [out, ...], of every convolution's weight that a QDQ graph stores in integers, by node name."""
+    return {name: (values - zero) * scale for name, values, scale, zero in _integer_weights(model)}
+
+
+def weight_scales(model: onnx.ModelProto) -> dict[str, NDArray[np.float32]]:
+    """The scales, float32 [out], of the same weights, by node name; one scale for all channels is repeated."""
+    return {name: np.broadcast_to(scale.ravel(), len(values)) for name, values, scale, _ in _integer_weights(model)}
+
+
+def biases(model: onnx.ModelProto) -> dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]]:
+    """Every convolution's bias, float32 [out], and the step that it is rounded to, [out], 0 in float; by node name."""
+    stored = _constants(model)
+    makers = {output: node for node in model.graph.node for output in node.output}
+    found = {}
+    for node in weighted_convolutions(model):
+        name = node.input[2] if len(node.input) > 2 else ""
+        if name in stored:
+            value = stored[name].astype(np.float32)
+            found[node.name] = value, np.zeros_like(value)
+        elif name in makers and makers[name].op_type == "DequantizeLinear":
+            integers, scale = (stored[one] for one in makers[name].input[:2])
+            # Products of 32-bit integers, in double precision as far as they go.
+            value = (integers.astype(float) * scale.astype(float)).astype(np.float32)
+            found[node.name] = value, np.broadcast_to(scale, value.shape).astype(np.float32)
+    return found
+
+
+def _integer_weights(
+    model: onnx.ModelProto,
+) -> Iterator[tuple[str, NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]]:
+    """Node name, integers [out, ...], and scale and zero point as they broadcast to them."""
     from onnx import numpy_helper
 
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
     makers = {output: node for node in model.graph.node for output in node.output}
-    found = {}
     for node in weighted_convolutions(model):
         feed = makers.get(node.input[1])
         if feed is None or feed.op_type != "DequantizeLinear":
@@ -312,12 +341,10 @@ def dequantized_weights(model: onnx.ModelProto) -> dict[str, NDArray[np.float32]
         name = source.input[0] if source is not None and source.op_type == "Clip" else feed.input[0]
         if name not in stored or feed.input[1] not in stored:
             continue
-        values = numpy_helper.to_array(stored[name]).astype(np.float32)
-        scale = numpy_helper.to_array(stored[feed.input[1]]).astype(np.float32)
+        values, scale = (numpy_helper.to_array(stored[one]).astype(np.float32) for one in (name, feed.input[1]))
         zero = numpy_helper.to_array(stored[feed.input[2]]).astype(np.float32) if len(feed.input) > 2 else np.float32(0)
         shape = (-1, *[1] * (values.ndim - 1))
-        found[node.name] = (values - np.reshape(zero, shape)) * np.reshape(scale, shape)
-    return found
+        yield node.name, values, np.reshape(scale, shape), np.reshape(zero, shape)
 
 
 def dfl_bins(model: onnx.ModelProto) -> NDArray[np.float32] | None:

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     import onnx
 
 
+# Follows the name of a node in those of the nodes that take its place.
+PART = "/part_"
+
+
 def lean_tail(path: Path, model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy of an end-to-end detector that decodes the boxes of surviving anchors only.
 
@@ -84,8 +88,8 @@ def repeat_rows(model: onnx.ModelProto) -> None:
         steps.append(("Transpose", {"perm": [0, 3, 1, 2]}))
         for number, (op, options) in enumerate(steps):
             more = [options.pop("index")] if "index" in options else []
-            output = node.output[0] if number == len(steps) - 1 else f"{node.output[0]}/rows_{number}"
-            nodes.append(helper.make_node(op, [x, *more], [output], name=f"{node.name}/rows_{number}", **options))
+            output = node.output[0] if number == len(steps) - 1 else f"{node.output[0]}{PART}{number}"
+            nodes.append(helper.make_node(op, [x, *more], [output], name=f"{node.name}{PART}{number}", **options))
             x = output
     graph.replace_nodes(model, nodes)
 
@@ -105,6 +109,126 @@ def _repeats(node: onnx.NodeProto, sizes: Mapping[str, tuple[int, ...]]) -> tupl
     if after[2] % before[2] or after[3] % before[3]:
         return None
     return after[2] // before[2], after[3] // before[3]
+
+
+def cut_channels(model: onnx.ModelProto) -> dict[str, tuple[str, slice]]:
+    """Write every convolution whose output, after SiLU, is only taken apart by channels as one convolution a part, in
+    place.
+
+    The same numbers under the same names, but every part can have a scale of its own: otherwise ONNX Runtime's integers
+    are taken apart as they are. Returns where each new convolution comes from, and which output channels it has of that.
+    """
+    from onnx import helper, numpy_helper
+
+    users: dict[str, list[onnx.NodeProto]] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            users.setdefault(name, []).append(node)
+    stored = {tensor.name: tensor for tensor in model.graph.initializer}
+    parts = _parts(model, users)
+    written: dict[str, list[onnx.NodeProto]] = {}
+    origins: dict[str, tuple[str, slice]] = {}
+    for conv in graph.weighted_convolutions(model):
+        after = {node.op_type: node for node in users.get(conv.output[0], [])}
+        if after.keys() != {"Sigmoid", "Mul"} or after["Sigmoid"].output[0] not in after["Mul"].input:
+            continue
+        found = parts.get(after["Mul"].output[0], [])
+        if not found or found[-1][2] != stored[conv.input[1]].dims[0] or _group(conv) != 1:
+            continue
+        made: list[onnx.NodeProto] = []
+        for number, (output, start, end) in enumerate(found):
+            inputs = [conv.input[0]]
+            for name in conv.input[1:]:
+                inputs.append(f"{name}{PART}{number}")
+                values = np.ascontiguousarray(numpy_helper.to_array(stored[name])[start:end])
+                model.graph.initializer.append(numpy_helper.from_array(values, inputs[-1]))
+            x, gate = (f"{name}{PART}{number}" for name in (conv.output[0], after["Sigmoid"].output[0]))
+            piece = helper.make_node("Conv", inputs, [x], name=f"{conv.name}{PART}{number}")
+            piece.attribute.extend(conv.attribute)
+            origins[piece.name] = conv.name, slice(start, end)
+            made += [
+                piece,
+                helper.make_node("Sigmoid", [x], [gate], name=f"{after['Sigmoid'].name}{PART}{number}"),
+                helper.make_node("Mul", [x, gate], [output], name=f"{after['Mul'].name}{PART}{number}"),
+            ]
+        written[after["Mul"].output[0]] = made
+    nodes: list[onnx.NodeProto] = []
+    for node in model.graph.node:
+        if node.output[0] in written:
+            nodes += written[node.output[0]]
+        elif not (node.op_type in {"Slice", "Split"} and node.input[0] in written):
+            nodes.append(node)
+    used = {value.name for value in model.graph.output}
+    alive: list[onnx.NodeProto] = []
+    for node in reversed(nodes):
+        if used & set(node.output):
+            alive.append(node)
+            used |= set(node.input)
+    graph.replace_nodes(model, alive[::-1])
+    kept = [tensor for tensor in model.graph.initializer if tensor.name in used]
+    kept = [type(tensor).FromString(tensor.SerializeToString()) for tensor in kept]
+    del model.graph.initializer[:], model.graph.value_info[:]
+    model.graph.initializer.extend(kept)
+    return origins
+
+
+def _group(conv: onnx.NodeProto) -> int:
+    return next((attribute.i for attribute in conv.attribute if attribute.name == "group"), 1)
+
+
+def _parts(
+    model: onnx.ModelProto, users: Mapping[str, Sequence[onnx.NodeProto]]
+) -> dict[str, list[tuple[str, int, int]]]:
+    """Of every tensor that is only taken apart along its channels, without gap or overlap: each part's name, its first
+    channel, and the one behind its last."""
+    sizes = graph.shapes(model)
+    cuts = {
+        name: [node for node in readers if node.op_type != "Shape"]
+        for name, readers in users.items()
+        if len(sizes.get(name, ())) == 4 and {node.op_type for node in readers} <= {"Slice", "Split", "Shape"}
+    }
+    slices = [node for nodes in cuts.values() for node in nodes if node.op_type == "Slice"]
+    known = _values(model, {name for node in slices for name in (node.input[1], *node.input[3:])})
+    found = {}
+    for source, nodes in cuts.items():
+        parts = sorted((part for node in nodes for part in _channels(node, known, sizes)), key=lambda part: part[1])
+        ends = [0, *(end for _, _, end in parts)]
+        if parts and all(start == end for (_, start, _), end in zip(parts, ends, strict=False)):
+            found[source] = parts
+    return found
+
+
+def _channels(
+    node: onnx.NodeProto, known: Mapping[str, NDArray[Any]], sizes: Mapping[str, tuple[int, ...]]
+) -> list[tuple[str, int, int]]:
+    """The channels that a Slice or Split gives, as :func:`_parts` says; an impossible range if it takes anything else."""
+    at = 0
+    if node.op_type == "Slice":
+        start, *rest = (known[name].tolist() for name in (node.input[1], *node.input[3:]))
+        at = start[0] if len(start) == 1 and rest in ([[1]], [[1], [1]]) else -1
+    elif [attribute.i for attribute in node.attribute if attribute.name == "axis"] != [1]:
+        at = -1
+    ends = at + np.cumsum([sizes[output][1] for output in node.output])
+    return [(output, int(start), int(end)) for output, start, end in zip(node.output, [at, *ends], ends, strict=False)]
+
+
+def _values(model: onnx.ModelProto, names: Collection[str]) -> dict[str, NDArray[Any]]:
+    """What these tensors hold, be they stored or computed from shapes."""
+    import onnx
+    import onnxruntime
+
+    if not names:
+        return {}
+    copied = onnx.ModelProto()
+    copied.CopyFrom(model)
+    del copied.graph.output[:]
+    copied.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in names)
+    settings = onnxruntime.SessionOptions()
+    settings.log_severity_level = 3
+    session = onnxruntime.InferenceSession(copied.SerializeToString(), settings, providers=["CPUExecutionProvider"])
+    feed = session.get_inputs()[0]
+    results = session.run(list(names), {feed.name: np.zeros(feed.shape, np.float32)})
+    return dict(zip(names, results, strict=True))
 
 
 # Ops that give some of their first input's numbers.

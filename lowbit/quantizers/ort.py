@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lowbit import graph, rewrite
 from lowbit.decode import HeadContract
@@ -83,11 +84,13 @@ def quantize(
     *,
     exclude: Collection[str] = (),
     overrides: Mapping[str, graph.Quantizer] | None = None,
+    weight_scales: Mapping[str, NDArray[np.float32]] | None = None,
 ) -> None:
     """Quantize ``model`` into ``job.output``.
 
     ``exclude``: convolutions that stay in float, and with them what only they feed, as the decode tail does.
-    ``overrides``: scale and zero point of tensors whose range is known.
+    ``overrides``: scale and zero point of tensors whose range is known. ``weight_scales``: [out] of weights, by the
+    tensor's name, that have been rounded before.
     """
     import onnx
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
@@ -96,9 +99,13 @@ def quantize(
     rewrite.repeat_rows(model)
     tail, known = graph.decode_tail(model), dict(overrides or {})
     floating = [*tail, *exclude, *graph.downstream(model, exclude)]
+    rounded = {
+        name: [{"axis": 0, "quant_type": QuantType.QInt8, "scale": one, "zero_point": np.int8(0)} for one in scales]
+        for name, scales in (weight_scales or {}).items()
+    }
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(2):
-            given = {
+            given = rounded | {
                 name: [{"quant_type": QuantType.QUInt8, "scale": scale, "zero_point": zero}]
                 for name, (scale, zero) in known.items()
             }

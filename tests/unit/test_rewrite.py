@@ -98,3 +98,56 @@ def test_shapes_behind_a_computed_slice(detector: Path) -> None:
     sizes = graph.shapes(graph.load(detector))
     for name, side in zip(graph.head_outputs(graph.load(detector)), (8, 4, 2, 8, 4, 2), strict=True):
         assert sizes[name][2:] == (side, side)
+
+
+@pytest.fixture(scope="module")
+def halves(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A stem and a C2f, whose first convolution's output is taken apart, as PyTorch's tracer writes it."""
+    from ultralytics.nn.modules import C2f, Conv
+
+    torch.manual_seed(0)
+    network = nn.Sequential(Conv(3, 8, 3), C2f(8, 16, 1, True)).eval()
+    path = tmp_path_factory.mktemp("halves") / "halves.onnx"
+    with torch.inference_mode():
+        example = torch.zeros(1, 3, 16, 16)
+        torch.onnx.export(network, (example,), str(path), input_names=["images"], opset_version=17, dynamo=False)
+    return path
+
+
+def run(model: onnx.ModelProto, picture: np.ndarray) -> np.ndarray:
+    return onnx.reference.ReferenceEvaluator(model).run(None, {"images": picture})[0]
+
+
+@pytest.mark.parametrize("op", ["Slice", "Split"])
+def test_a_cut_convolution_gives_its_parts(halves: Path, op: str) -> None:
+    model = onnx.load(str(halves))
+    (source,) = {node.input[0] for node in model.graph.node if node.op_type == "Slice"}
+    slices = [node for node in model.graph.node if node.op_type == "Slice"]
+    if op == "Split":
+        nodes = [node for node in model.graph.node if node not in slices]
+        at = next(i for i, node in enumerate(nodes) if source in node.output) + 1
+        made = onnx.helper.make_node("Split", [source], [n.output[0] for n in slices], name="split", axis=1)
+        graph.replace_nodes(model, [*nodes[:at], made, *nodes[at:]])
+    picture = np.random.default_rng(0).random((1, 3, 16, 16), np.float32)
+    expected, before = run(model, picture), [node.name for node in graph.weighted_convolutions(model)]
+    origins = rewrite.cut_channels(model)
+    onnx.checker.check_model(model)
+    assert run(model, picture) == pytest.approx(expected, abs=1e-5)
+    assert not {"Slice", "Split", "Shape"} & {node.op_type for node in model.graph.node}
+    cut = "/1/cv1/conv/Conv"
+    assert origins == {f"{cut}/part_{i}": (cut, slice(8 * i, 8 * i + 8)) for i in range(2)}
+    after = [node.name for node in graph.weighted_convolutions(model)]
+    assert sorted(after) == sorted([*(set(before) - {cut}), *origins])
+    assert {n.output[0] for n in slices} <= {name for node in model.graph.node for name in node.output}
+
+
+def test_what_overlaps_is_not_cut(halves: Path) -> None:
+    model = onnx.load(str(halves))
+    first, second = (node for node in model.graph.node if node.op_type == "Slice")
+    second.input[1:] = first.input[1:]  # the same channels twice
+    before = model.SerializeToString()
+    assert rewrite.cut_channels(model) == {}
+    assert run(model, np.ones((1, 3, 16, 16), np.float32)) == pytest.approx(
+        run(onnx.ModelProto.FromString(before), np.ones((1, 3, 16, 16), np.float32))
+    )
+    assert {"Slice"} <= {node.op_type for node in model.graph.node}
