@@ -6,7 +6,8 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -346,6 +347,20 @@ def labelled_by(dataset: Dataset, detections: Mapping[int, Detections], confiden
     path = folder / f"instances_{dataset.name}-agreement-{files.digest(coco)[:12]}.json"
     files.write_json(path, coco)
     return dataclasses.replace(load_coco(path), name=f"{dataset.name} (agreement with FP32)")
+
+
+def confident(
+    pictures: Sequence[Path], classes: int, detections: Mapping[int, Detections], confidence: float
+) -> Dataset | None:
+    """The same for plain pictures, the first of which has id 1; None if nothing is seen on them."""
+    with tempfile.TemporaryDirectory() as folder:
+        listing = Path(folder) / "pictures.txt"
+        listing.write_text("".join(f"{picture.resolve()}\n" for picture in pictures), encoding="utf-8")
+        dataset = load_unlabelled(listing, classes)
+        try:
+            return labelled_by(dataset, detections, confidence, Path(folder))
+        except InputError:
+            return None
 
 
 def _read_json(path: Path) -> Json:

@@ -73,6 +73,10 @@ class Candidates(ABC):
     def options(self) -> runtime.SessionOptions:
         """With which the artifact is deployed."""
 
+    def choices(self, name: str) -> tuple[str, ...]:
+        """The dtypes that a convolution may have."""
+        return self.offered
+
     def noise(self) -> dict[str, dict[str, float]]:
         """Every convolution's noise over signal of the raw head in every dtype, alone."""
         measured = {
@@ -81,7 +85,7 @@ class Candidates(ABC):
             if dtype != search.FLOAT
         }
         return {
-            name: {d: search.noise_of(measured[d][name]) if d in measured else 0.0 for d in self.offered}
+            name: {d: search.noise_of(measured[d][name]) if d in measured else 0.0 for d in self.choices(name)}
             for name in self.floating.nodes
         }
 
@@ -144,6 +148,11 @@ class Integers(Candidates):
     ) -> None:
         super().__init__(path, contract, spec, pictures, progress)
         self._quantize = quantize
+        self._stem = frozenset(graph.stem(self.floating.model))
+
+    def choices(self, name: str) -> tuple[str, ...]:
+        """Float alone for the first convolution, which is the faster in it."""
+        return (search.FLOAT,) if name in self._stem else self.offered
 
     @property
     def form(self) -> native.Form:
@@ -156,10 +165,8 @@ class Integers(Candidates):
     def cost(self) -> dict[str, dict[str, float]]:
         """Multiply-accumulates, an integer one as half: a measured time would choose differently in every run."""
         macs = graph.macs(self.floating.model)
-        return {
-            name: {search.FLOAT: float(macs.get(name, 0)), "int8": macs.get(name, 0) / 2}
-            for name in self.floating.nodes
-        }
+        shares = {search.FLOAT: 1.0, "int8": 0.5}
+        return {name: {d: macs.get(name, 0) * shares[d] for d in self.choices(name)} for name in self.floating.nodes}
 
     def build(self, dtypes: Mapping[str, str], output: Path) -> None:
         self._quantize([name for name, dtype in dtypes.items() if dtype == search.FLOAT], output)

@@ -7,7 +7,6 @@ and what its detections say, as AP with the float graph's confident boxes as the
 from __future__ import annotations
 
 import functools
-import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lowbit import graph
-from lowbit.datasets import Dataset, labelled_by, load_unlabelled
+from lowbit.datasets import Dataset, confident
 from lowbit.decode import Detections, HeadContract, decode
-from lowbit.errors import InputError
 from lowbit.imaging import InputSpec, Letterbox, preprocess
 from lowbit.metrics import DEPLOYED_CONFIDENCE, evaluate
 from lowbit.proof import compare_heads
@@ -105,14 +103,7 @@ class Graph:
     @functools.cached_property
     def truth(self) -> Dataset | None:
         """The float graph's confident boxes; None if there are none."""
-        with tempfile.TemporaryDirectory() as folder:
-            listing = Path(folder) / "pictures.txt"
-            listing.write_text("".join(f"{picture.resolve()}\n" for picture in self._pictures), encoding="utf-8")
-            dataset = load_unlabelled(listing, self.contract.classes)
-            try:
-                return labelled_by(dataset, self._seen, DEPLOYED_CONFIDENCE, Path(folder))
-            except InputError:
-                return None
+        return confident(self._pictures, self.contract.classes, self._seen, DEPLOYED_CONFIDENCE)
 
     def weight(self, name: str) -> NDArray[np.float32]:
         """A convolution's weight, [out, in / groups, height, width]."""

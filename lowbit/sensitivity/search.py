@@ -157,15 +157,6 @@ def weight_bits(dtypes: Mapping[str, str], cost: Table, parameters: Mapping[str,
     return sum(cost[layer][dtype] for layer, dtype in dtypes.items()) / sum(parameters[layer] for layer in dtypes)
 
 
-def frontier(points: Sequence[Point]) -> list[Point]:
-    """The points that no other one beats in both cost and drop, cheapest first."""
-    best: list[Point] = []
-    for point in sorted(points, key=lambda p: (p.cost, p.drop)):
-        if not best or point.drop < best[-1].drop:
-            best.append(point)
-    return best
-
-
 def trace(points: Sequence[Point]) -> list[dict[str, Any]]:
     """What was tried, JSON-able, in order."""
     return [{"limit": p.limit, "cost": p.cost, "noise": p.noise, "drop": p.drop, "dtypes": p.dtypes} for p in points]

@@ -290,8 +290,7 @@ def test_the_search_ends_at_the_cheapest_within_the_drop() -> None:
     quietest = min((n for n, d in best.dtypes.items() if d == "int8"), key=lambda n: noise[n]["int4"])
     assert drop(best.dtypes | {quietest: "int4"}) > 0.02
     assert search.search(noise, cost, drop, 0.02) == (best, tried)
-    costs = [point.cost for point in search.frontier(tried)]
-    assert costs == sorted(costs) and best in search.frontier(tried)
+    assert all(point.cost >= best.cost for point in tried if point.drop <= 0.02)
     assert json.loads(json.dumps(search.trace(tried)))[0]["dtypes"] == tried[0].dtypes
 
 
