@@ -120,7 +120,7 @@ def _within(tool: str, kind: str, value: str) -> Scheme:
 _TUNED: dict[str, Any] = {
     "max_bits": 4.3,
     "gptq": 32,
-    "recovery": {"reach": 1.0, "pictures": "training", "steps": 1200},
+    "recovery": {"reach": 1.0, "pictures": "training", "steps": 1200, "widths": [8, 6, 5]},
 }
 _LABELLED: dict[str, Any] = {**_TUNED, "recovery": {**_TUNED["recovery"], "labels": 0.05}}
 

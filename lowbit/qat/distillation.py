@@ -29,14 +29,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lowbit import files
+from lowbit.datasets import Dataset, confident
+from lowbit.decode import Detections
 from lowbit.errors import BuildError, InputError
 from lowbit.imaging import PAD_VALUE, InputSpec, preprocess, read_image
+from lowbit.metrics import DEPLOYED_CONFIDENCE, evaluate
 
 STATE, CURVE, PICTURE = "training.pt", "training.csv", "training.png"
 _KEPT_BYTES = 2**30
-_HELD_OUT = 16
+_HELD_OUT = 36
 _SAVE_EVERY = 25
-_COLUMNS = ("step", "classes", "boxes", "features", "held_out")
+_COLUMNS = ("step", "classes", "boxes", "features", "held_out", "agreement")
 # What a raw detector gives: neck features [n, c, h, w] a stride, box logits [n, 4 * reg_max, anchors], class logits
 # [n, classes, anchors].
 Raw = tuple[list[Tensor], Tensor, Tensor]
@@ -48,17 +51,24 @@ State = dict[str, Tensor]
 @dataclass(frozen=True)
 class Plan:
     """How to train. ``size``: side of the crops in pixels; ``rate``: peak learning rate of weights and biases,
-    ``scale_rate`` of scales and zero points; ``checks``: how often the held-out loss is taken; ``labels``: weight of
-    the detection loss on labelled boxes beside the distillation, 0 without."""
+    ``scale_rate`` of scales and zero points; ``widths``: the bits that weights have at least first, one after another,
+    each for a tenth of the steps; ``checks``: how often the held-out loss is taken; ``labels``: weight of the detection
+    loss on labelled boxes beside the distillation, 0 without."""
 
     steps: int
     rate: float = 1e-4
     scale_rate: float = 1e-5
+    widths: tuple[int, ...] = ()
     batch: int = 8
     size: int = 320
     checks: int = 10
     labels: float = 0.0
     seed: int = 0
+
+    def width(self, step: int) -> int:
+        """Bits that weights have at least at a step; 0 once they have their own."""
+        stage = step * 10 // self.steps
+        return self.widths[stage] if stage < len(self.widths) else 0
 
 
 def quick_precision() -> str:
@@ -228,7 +238,10 @@ class Task:
     """All that one training needs.
 
     ``student`` and ``teacher`` map images to :data:`Raw`. ``scales(name)`` tells scales and zero points from weights.
-    ``bound(student)`` is called after every step without gradients. ``longest``: the detector's input size in pixels.
+    ``bound(student)`` is called after every step without gradients, ``widen(student, bits)`` before a step whose weights
+    have other bits at least than those of the step before (0: their own). ``detect(network, picture)`` tells what a network
+    sees: the best checkpoint is then the one that agrees best with the teacher, by AP, on held-out pictures, and else, or
+    if the teacher sees nothing there, the one of the least held-out loss. ``longest``: the detector's input size in pixels.
     ``folder`` keeps the state of an interrupted run and receives the curve. ``labels`` and ``detection_loss(raw,
     targets)``, a scalar an image, are used where the plan gives labels a weight.
     """
@@ -240,8 +253,10 @@ class Task:
     plan: Plan
     scales: Callable[[str], bool]
     bound: Callable[[nn.Module], None]
+    widen: Callable[[nn.Module, int], None]
     folder: Path
     progress: Callable[[str], None]
+    detect: Callable[[nn.Module, Path], Detections] | None = None
     labels: Mapping[Path, Labels] | None = None
     detection_loss: Callable[[Raw, Targets], Tensor] | None = None
 
@@ -286,21 +301,27 @@ def _train(fabric: Fabric, task: Task) -> dict[str, Any]:
         {"params": [p for name, p in named if task.scales(name)], "peak": plan.scale_rate},
     ]
     optimizer = torch.optim.Adam([g for g in groups if g["params"]], lr=plan.rate, betas=(0.9, 0.99))
-    run = _Run(average=copy.deepcopy(student), best=_copied(student.state_dict()), best_loss=math.inf, rows=[])
+    run = _Run(average=copy.deepcopy(student), best=_copied(student.state_dict()), rows=[])
     first = run.resume(task, student, optimizer)
     run.average = fabric.to_device(run.average)
     model, optimizer = fabric.setup(student, optimizer)
     squares = torch.cat([torch.from_numpy(preprocess(path, InputSpec(task.longest))[0]) for path in held_out])
     squares = fabric.to_device(squares.contiguous(memory_format=torch.channels_last))
     with torch.inference_mode():
-        targets = [teacher(square[None]) for square in squares]
+        exam = _HeldOut(held_out, squares, [teacher(square[None]) for square in squares], task.detect)
+    exam.ask(teacher)
     if not first:
         # What training does not improve on held-out pictures stays as it was.
-        run.check(0, squares, targets)
+        run.check(0, exam)
     every = max(1, plan.steps // plan.checks)
     with ThreadPoolExecutor(1) as pool:
         coming: Future[tuple[Tensor, Targets]] = pool.submit(crops.batch, first, fabric.global_rank)
+        width = 0
         for step in range(first, plan.steps):
+            if plan.width(step) != width:
+                width = plan.width(step)
+                for network in (student, run.average):
+                    task.widen(network, width)
             images, labelled = fabric.to_device(coming.result())
             if step + 1 < plan.steps:
                 coming = pool.submit(crops.batch, step + 1, fabric.global_rank)
@@ -322,19 +343,23 @@ def _train(fabric: Fabric, task: Task) -> dict[str, Any]:
             with torch.no_grad():
                 task.bound(student)
             run.follow(student, step)
-            row: list[float] = [step + 1, *(part.item() for part in parts), math.nan]
+            row: list[float] = [step + 1, *(part.item() for part in parts), math.nan, math.nan]
             if (step + 1) % every == 0 or step + 1 == plan.steps:
-                row[-1] = run.check(step + 1, squares, targets)
+                task.widen(run.average, 0)
+                row[-2:] = run.check(step + 1, exam)
+                task.widen(run.average, width)
             run.rows.append(row)
             if fabric.is_global_zero:
                 recent = np.mean([r[1:4] for r in run.rows[-20:]], axis=0).sum()
                 task.progress(
-                    f"distilling, step {step + 1} of {plan.steps}, loss {recent:.3f}, held-out {run.best_loss:.3f}"
+                    f"distilling, step {step + 1} of {plan.steps}, loss {recent:.3f}, best held-out {run.said}"
                 )
                 if (step + 1) % _SAVE_EVERY == 0 or step + 1 == plan.steps:
                     run.save(task, step + 1, student, optimizer)
+    task.widen(student, 0)
     return {
         "best_held_out_loss": round(run.best_loss, 6),
+        "best_agreement": None if math.isnan(run.best_agreement) else round(run.best_agreement, 6),
         "best_step": run.best_step,
         "steps": plan.steps,
         "held_out_pictures": len(held_out),
@@ -368,27 +393,68 @@ def _copied(state: State) -> State:
 
 
 @dataclass
+class _HeldOut:
+    """Pictures that are not trained on: as squares float32 [n, 3, size, size], and what the teacher makes of them."""
+
+    pictures: tuple[Path, ...]
+    squares: Tensor
+    targets: list[Raw]
+    detect: Callable[[nn.Module, Path], Detections] | None
+    truth: Dataset | None = None
+
+    def ask(self, teacher: nn.Module) -> None:
+        """Take what the teacher is confident of for the truth."""
+        if self.detect is not None:
+            classes = self.targets[0][2].shape[1]
+            self.truth = confident(self.pictures, classes, self._seen(self.detect, teacher), DEPLOYED_CONFIDENCE)
+
+    def loss(self, network: nn.Module) -> float:
+        """Of the raw head alone."""
+        with torch.inference_mode():
+            found = [losses(network(s[None]), t)[:2] for s, t in zip(self.squares, self.targets, strict=True)]
+        return float(np.mean([float(classes + boxes) for classes, boxes in found]))
+
+    def agreement(self, network: nn.Module) -> float:
+        """AP with the teacher's confident boxes as the truth; NaN if there are none."""
+        if self.truth is None or self.detect is None:
+            return math.nan
+        return evaluate(self.truth, self._seen(self.detect, network)).map
+
+    def _seen(self, detect: Callable[[nn.Module, Path], Detections], network: nn.Module) -> dict[int, Detections]:
+        return {number: detect(network, picture) for number, picture in enumerate(self.pictures, 1)}
+
+
+@dataclass
 class _Run:
     """What a training remembers beside the student: its running average, the best of it, the curve."""
 
     average: nn.Module
     best: State
-    best_loss: float
     rows: list[list[float]]
+    best_loss: float = math.inf
+    best_agreement: float = math.nan
     best_step: int = 0
+
+    @property
+    def said(self) -> str:
+        """The best, for progress."""
+        if math.isnan(self.best_agreement):
+            return f"loss {self.best_loss:.3f}"
+        return f"agreement {self.best_agreement:.4f}"
 
     def follow(self, student: nn.Module, step: int) -> None:
         """Exponential moving average, quick at first."""
         follow(self.average, student, min(0.998, (step + 1) / (step + 20)))
 
-    def check(self, step: int, squares: Tensor, targets: list[Raw]) -> float:
-        """The average's held-out loss, raw head only; remembers the best."""
-        with torch.inference_mode():
-            found = [losses(self.average(s[None]), target)[:2] for s, target in zip(squares, targets, strict=True)]
-        loss = float(np.mean([float(classes + boxes) for classes, boxes in found]))
-        if loss < self.best_loss:
-            self.best, self.best_loss, self.best_step = _copied(self.average.state_dict()), loss, step
-        return loss
+    def check(self, step: int, exam: _HeldOut) -> tuple[float, float]:
+        """The average's held-out loss and agreement; remembers the best."""
+        loss, agreement = exam.loss(self.average), exam.agreement(self.average)
+        first = not math.isfinite(self.best_loss)
+        better = loss < self.best_loss if math.isnan(agreement) else not agreement <= self.best_agreement
+        if first or better:
+            self.best, self.best_step = _copied(self.average.state_dict()), step
+            self.best_loss, self.best_agreement = loss, agreement
+        return loss, agreement
 
     def save(self, task: Task, step: int, student: nn.Module, optimizer: Any) -> None:
         """Write the state to resume from and the curve so far."""
@@ -409,6 +475,7 @@ class _Run:
                 "average": self.average.state_dict(),
                 "best": self.best,
                 "best_loss": self.best_loss,
+                "best_agreement": self.best_agreement,
                 "best_step": self.best_step,
                 "rows": self.rows,
             },
@@ -430,8 +497,8 @@ class _Run:
         student.load_state_dict(state["student"])
         optimizer.load_state_dict(state["optimizer"])
         self.average.load_state_dict(state["average"])
-        self.best, self.best_loss, self.best_step = state["best"], state["best_loss"], state["best_step"]
-        self.rows = state["rows"]
+        self.best, self.best_step, self.rows = state["best"], state["best_step"], state["rows"]
+        self.best_loss, self.best_agreement = state["best_loss"], state["best_agreement"]
         task.progress(f"distilling, taken up at step {state['step']} of {task.plan.steps}")
         return int(state["step"])
 
@@ -449,6 +516,11 @@ def _draw(folder: Path) -> None:
         axes.plot(steps, [float(row[name]) for row in rows], style, linewidth=1, label=name)
     held = [(int(row["step"]), float(row["held_out"])) for row in rows if row["held_out"]]
     axes.plot(*zip(*held, strict=True), "ko-", label="held out, classes and boxes")
+    agreed = [(int(row["step"]), float(row["agreement"])) for row in rows if row["agreement"]]
+    if agreed:
+        beside = axes.twinx()
+        beside.plot(*zip(*agreed, strict=True), "C3s-")
+        beside.set_ylabel("held out, AP with the float detector's boxes as the truth", color="C3")
     axes.set(xlabel="step", ylabel="loss", yscale="log", title="Distillation from the float detector")
     axes.legend()
     figure.savefig(folder / PICTURE, dpi=120)

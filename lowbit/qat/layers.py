@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from lowbit.decode import Detections, HeadContract, decode
 from lowbit.detectors import OPSET, Detector
 from lowbit.errors import BuildError, UnavailableError
+from lowbit.imaging import InputSpec, preprocess
 from lowbit.proof import HeadDifference, compare_heads, raw_heads
 from lowbit.qat.distillation import Raw, Targets
 from lowbit.runtime import SessionOptions
@@ -238,18 +240,37 @@ class Reach:
     rounded up or down; with more, few pictures are still fitted by changing little."""
 
     def __init__(self, network: nn.Module, steps: float) -> None:
-        self._started = [layer.weight.detach().clone() for layer in _quantized(network)]
+        self._started = [(layer.weight.detach().clone(), int(_bits(layer))) for layer in _quantized(network)]
         self._steps = steps
 
     def __call__(self, network: nn.Module) -> None:
-        for layer, weight in zip(_quantized(network), self._started, strict=True):
-            reach = layer.quant_weight().scale * self._steps
+        for layer, (weight, bits) in zip(_quantized(network), self._started, strict=True):
+            # A step of its own bits, also while it has more of them.
+            reach = layer.quant_weight().scale * (self._steps * 2.0 ** (_bits(layer) - bits))
             weight = weight.to(reach.device)
             layer.weight.copy_(torch.minimum(torch.maximum(layer.weight, weight - reach), weight + reach))
 
 
+class Widths:
+    """Gives weights more bits for a while: the same range in finer steps."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self._own = [float(_bits(layer)) for layer in _quantized(network)]
+
+    def __call__(self, network: nn.Module, least: int) -> None:
+        """Give the weights of every convolution ``least`` bits, or their own if those are more."""
+        for layer, own in zip(_quantized(network), self._own, strict=True):
+            _bits(layer).fill_(max(own, least))
+
+
 def _quantized(network: nn.Module) -> list[Any]:
     return [layer for layer in network.modules() if isinstance(layer, qnn.QuantConv2d)]
+
+
+def _bits(layer: Any) -> Tensor:
+    """A quantized convolution's weight bits, a scalar that the quantizer reads; no part of its state."""
+    bits: Tensor = layer.weight_quant.tensor_quant.msb_clamp_bit_width_impl.bit_width.value
+    return bits
 
 
 class DetectionLoss:
@@ -270,6 +291,15 @@ class DetectionLoss:
         total, _ = self._loss.loss({"boxes": boxes.float(), "scores": scores.float(), "feats": features}, targets)
         mean: Tensor = total.sum() / boxes.shape[0]
         return mean
+
+
+def detections(network: RawHead, picture: Path, *, contract: HeadContract) -> Detections:
+    """What a network sees on a picture, in the picture's pixels."""
+    tensor, place = preprocess(picture, InputSpec(contract.size))
+    with torch.inference_mode():
+        output: Any = network.model(torch.from_numpy(tensor).to(next(network.parameters()).device))
+    seen = decode((output[0] if isinstance(output, tuple) else output).cpu().numpy(), contract)
+    return Detections(place.to_picture(seen.boxes), seen.scores, seen.classes)
 
 
 def export(network: RawHead, size: int, path: Path) -> None:

@@ -16,6 +16,7 @@ quantizer's alone. The distribution focal loss' convolution belongs to the decod
 from __future__ import annotations
 
 import copy
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ import numpy as np
 from lowbit import detectors
 from lowbit.artifacts import MANIFEST
 from lowbit.datasets import load_data
-from lowbit.decode import HeadKind
+from lowbit.decode import HeadContract, HeadKind
 from lowbit.errors import BuildError
 from lowbit.quantizers import Job
 
@@ -69,7 +70,7 @@ def build(job: Job) -> dict[str, Any]:
     if "gptq" in settings:
         compensate(student, list(job.calibration.first(settings["gptq"]).batches(job.input)), job.progress)
     if "recovery" in settings:
-        info["recovery"] = _recover(job, teacher, student)
+        info["recovery"] = _recover(job, teacher, student, detector.contract())
     if {"gptq", "recovery"} & settings.keys():
         layers.save(student, job.output.parent / RECOVERED)
     job.progress("exporting")
@@ -92,12 +93,13 @@ def build(job: Job) -> dict[str, Any]:
     }
 
 
-def _recover(job: Job, teacher: Any, student: Any) -> dict[str, Any]:
+def _recover(job: Job, teacher: Any, student: Any, contract: HeadContract) -> dict[str, Any]:
     """Distil ``teacher`` into ``student``; leaves the loss curve beside the artifact."""
     from lowbit.qat import distillation, layers
 
     recovery = dict(job.settings["recovery"])
     reach, pictures = recovery.pop("reach"), recovery.pop("pictures")
+    recovery["widths"] = tuple(recovery.get("widths", ()))
     report = distillation.distil(
         distillation.Task(
             student=student,
@@ -107,6 +109,8 @@ def _recover(job: Job, teacher: Any, student: Any) -> dict[str, Any]:
             plan=distillation.Plan(**recovery),
             scales=layers.is_scale,
             bound=layers.Reach(student, reach),
+            widen=layers.Widths(student),
+            detect=functools.partial(layers.detections, contract=contract),
             folder=job.unfinished,
             progress=job.progress,
             labels=_labels(job.training_labels) if job.training_labels else None,

@@ -26,6 +26,10 @@ def nothing(_: object) -> None:
     """Neither bounds nor says anything; a function, so that processes can be given it."""
 
 
+def one_width(_: object, __: int) -> None:
+    """For weights without bits."""
+
+
 def no_scales(_: str) -> bool:
     return False
 

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
+from lowbit.decode import Detections
 from lowbit.errors import BuildError, InputError
 from tests.unit.lazily import lazily
 
@@ -44,6 +45,7 @@ def task(tmp_path: Path) -> Callable[..., Any]:
             networks.PLAN,
             networks.no_scales,
             networks.nothing,
+            networks.one_width,
             folder,
             networks.nothing,
         )
@@ -199,6 +201,53 @@ def test_a_collapse_is_not_exported(task: Callable[..., Any]) -> None:
     assert report["best_step"] <= 18
     held = [float(row["held_out"]) for row in curve(made.folder) if row["held_out"]]
     assert held[-1] > 2 * report["best_held_out_loss"]
+
+
+def test_agreement_decides_over_loss(task: Callable[..., Any]) -> None:
+    """The teacher sees its own two boxes; the average sees them while its loss is worse than at the end."""
+    asked: list[float] = []
+
+    def detect(network: Any, _: Path) -> Detections:
+        scores = torch.tensor([0.9, 0.8]).numpy()
+        boxes = np.array([[1, 1, 20, 20], [30, 5, 60, 35]], np.float32)
+        away = 0.0 if network is made.teacher else float((network.scores.weight - start).abs().sum())
+        asked.append(away)
+        return Detections(boxes + np.float32(20 * away), scores, np.array([0, 2]))
+
+    made = task()
+    start = made.student.scores.weight.detach().clone()
+    report = distillation.distil(replace(made, detect=detect))
+    rows = [row for row in curve(made.folder) if row["held_out"]]
+    assert report["best_step"] == 0 and report["best_agreement"] == pytest.approx(1)
+    assert float(rows[-1]["held_out"]) < report["best_held_out_loss"]
+    assert all(float(row["agreement"]) < 1 for row in rows) and max(asked) > 0
+    assert torch.equal(made.student.scores.weight, start)
+
+
+def test_a_teacher_that_sees_nothing_leaves_it_to_the_loss(task: Callable[..., Any]) -> None:
+    def blind(_: Any, __: Path) -> Detections:
+        return Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, int))
+
+    made = task(detect=blind)
+    report = distillation.distil(made)
+    assert report["best_agreement"] is None and report["best_step"] > 0
+    assert not any(row["agreement"] for row in curve(made.folder))
+
+
+def test_bits_fall_to_the_weights_own(task: Callable[..., Any]) -> None:
+    said: list[tuple[str, int]] = []
+    steps: list[int] = []
+    made = task(
+        plan=replace(networks.PLAN, widths=(8, 6, 5)),
+        bound=lambda _: steps.append(len(said)),
+    )
+
+    def widen(network: Any, bits: int) -> None:
+        if network is made.student:
+            said.append((f"step {len(steps)}", bits))
+
+    distillation.distil(replace(made, widen=widen))
+    assert said == [("step 0", 8), ("step 3", 6), ("step 6", 5), ("step 9", 0), ("step 30", 0)]
 
 
 def test_an_interrupted_run_ends_where_a_whole_one_does(

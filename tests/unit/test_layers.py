@@ -121,6 +121,33 @@ def test_bounded_weights_round_up_or_down_only(original: layers.RawHead, picture
     assert moved > 100
 
 
+def test_more_bits_for_a_while_are_finer_steps_of_the_same_range(original: layers.RawHead, picture: np.ndarray) -> None:
+    eight = depthwise(original)
+    network = quantized(original, picture, eight)
+    before = {name: layer.quant_weight() for name, layer in by_name(network).items()}
+    state = copy.deepcopy(network.state_dict())
+    widen, bound = layers.Widths(network), layers.Reach(network, 1.0)
+    with torch.no_grad():
+        for bits in (8, 6):
+            widen(network, bits)
+            for name, layer in by_name(network).items():
+                found, own = layer.quant_weight(), 8 if name in eight else 4
+                assert int(found.bit_width) == max(own, bits)
+                assert torch.allclose(found.scale, before[name].scale / 2 ** (max(own, bits) - own))
+        started = {name: layer.weight.clone() for name, layer in by_name(network).items()}
+        for layer in by_name(network).values():
+            layer.weight.add_(10)
+        bound(network)
+        for name, layer in by_name(network).items():
+            # A step of its own bits, not of the finer ones.
+            expected = before[name].scale.expand_as(layer.weight)
+            assert torch.allclose(layer.weight - started[name], expected, rtol=1e-3, atol=1e-6)
+        network.load_state_dict(state)
+        widen(network, 0)
+        for name, layer in by_name(network).items():
+            assert torch.equal(layer.quant_weight().value, before[name].value)
+
+
 @pytest.mark.parametrize("activation_bits", [16, 8])
 def test_export_computes_what_the_module_does(original: layers.RawHead, tmp_path: Path, activation_bits: int) -> None:
     # On most pictures some rounding of an input flips between torch and ONNX Runtime, which leaves 20 dB; not on this one.
