@@ -57,8 +57,9 @@ class RuntimeRecord(_Model):
 class LatencyRecord(_Model):
     """Single-stream latency in seconds, throughput in images a second, speed-up against FP32 in the same run, and against
     FP16 on a GPU. ``end_to_end``: median seconds of ``preprocess``, ``model`` and ``postprocess`` of one picture.
-    ``batched``: :class:`lowbit.latency.Batched`, where the graph takes several pictures. ``gpu_state``: clocks,
-    temperature, power and throttling before and after."""
+    ``batched``: :class:`lowbit.latency.Batched`, where the graph takes several pictures. ``affinity``: the logical
+    processor of every thread, None where the operating system places them. ``gpu_state``: clocks, temperature, power and
+    throttling before and after."""
 
     p50: float
     p90: float
@@ -73,6 +74,7 @@ class LatencyRecord(_Model):
     speedup_fp16_ci: tuple[float, float] | None = None
     end_to_end: dict[str, float] | None = None
     batched: dict[str, float] | None = None
+    affinity: list[int] | None = None
     gpu_state: list[dict[str, str]] | None = None
     host: str
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import pytest
 
 from fixtures.options import Case
@@ -31,7 +30,6 @@ def test_latency(
     case: Case,
     artifact: Artifact,
     structure: Structure,
-    session: onnxruntime.InferenceSession,
     timing_input: np.ndarray[Any, np.dtype[np.float32]],
     workbench: Workbench,
     benchmark: Any,
@@ -40,32 +38,44 @@ def test_latency(
 ) -> None:
     benchmark.group = f"{case.name} on {case.provider}"
     detector, images = workbench.detector(case.detector), workbench.dataset(case.detector).images
+    options, session = workbench.timed_options(case), workbench.timed_session(case)
     stages = latency.end_to_end(
         session, workbench.contract(case.detector), detector.input, [image.path for image in images[:PICTURES]]
     )
+    references = {"fp32": "speedup", **({"fp16": "speedup_fp16"} if case.provider != "cpu" else {})}
+    others = {
+        scheme: workbench.timed_session(dataclasses.replace(case, scheme=find(scheme)))
+        for scheme in references
+        if scheme != case.scheme.id
+    }
     state = [runtime.gpu_state()] if case.provider != "cpu" else []
     run = runtime.timed_run(session, timing_input, case.provider)
-    benchmark.pedantic(run, rounds=ROUNDS, warmup_rounds=latency.WARM_UP)
-    timing = latency.summarize(benchmark.stats.stats.data)
     speed: dict[str, Any] = {}
-    for scheme, name in (("fp32", "speedup"), *([("fp16", "speedup_fp16")] if case.provider != "cpu" else [])):
-        other = dataclasses.replace(case, scheme=find(scheme))
-        if case.scheme.id == scheme:
-            speed |= {name: 1.0, f"{name}_ci": (1.0, 1.0)}
-            continue
-        reference = runtime.timed_run(workbench.session(other), timing_input, case.provider)
-        ratio, _, _ = latency.interleave(reference, run, pairs=PAIRS)
-        speed |= {name: ratio.ratio, f"{name}_ci": (ratio.low, ratio.high)}
     batched = None
-    with contextlib.suppress(UnavailableError):  # a graph for one picture only
-        path = workbench.deployed(case).path
-        batched = dataclasses.asdict(latency.in_batches(path, workbench.options(case), timing_input))
+    with runtime.on_cores(options):
+        benchmark.pedantic(run, rounds=ROUNDS, warmup_rounds=latency.WARM_UP)
+        for scheme, name in references.items():
+            if scheme not in others:
+                speed |= {name: 1.0, f"{name}_ci": (1.0, 1.0)}
+                continue
+            reference = runtime.timed_run(others[scheme], timing_input, case.provider)
+            ratio, _, _ = latency.interleave(reference, run, pairs=PAIRS)
+            speed |= {name: ratio.ratio, f"{name}_ci": (ratio.low, ratio.high)}
+        with contextlib.suppress(UnavailableError):  # a graph for one picture only
+            path = workbench.deployed(case).path
+            batched = dataclasses.asdict(latency.in_batches(path, options, timing_input))
+    timing = latency.summarize(benchmark.stats.stats.data)
     state += [runtime.gpu_state()] if state else []
     measured = {**dataclasses.asdict(timing), **speed, "end_to_end": dataclasses.asdict(stages), "batched": batched}
-    benchmark.extra_info.update(measured, **workbench.options(case).as_json())
+    benchmark.extra_info.update(measured, **options.as_json())
     record(
         **describe_artifact(artifact, structure, run_folder),
-        latency={**measured, "host": latency.host(), "gpu_state": [one for one in state if one] or None},
+        latency={
+            **measured,
+            "host": latency.host(),
+            "affinity": list(options.cores) or None,
+            "gpu_state": [one for one in state if one] or None,
+        },
         **describe_runtime(case, workbench),
     )
     assert timing.rounds == ROUNDS

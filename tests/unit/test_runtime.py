@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -109,3 +110,39 @@ def test_opencv_gets_its_threads_back(detector: Path, contract: HeadContract, da
 def test_what_sees_many_pictures_soonest() -> None:
     assert runtime.for_many(runtime.SessionOptions("cpu", threads=8)).threads == 1
     assert runtime.for_many(runtime.SessionOptions("cuda", threads=8)).threads == 8
+
+
+def allowed() -> dict[str, str]:
+    """The processors that every thread of this process may use, by thread."""
+    lines = {path.parent.name: path.read_text() for path in Path("/proc/self/task").glob("*/status")}
+    return {thread: text.split("Cpus_allowed_list:")[1].split()[0] for thread, text in lines.items()}
+
+
+@pytest.mark.skipif(runtime.available_cores() < 2, reason="one processor: there is nothing to choose")
+def test_every_thread_of_a_timed_session_has_its_processor(detector: Path) -> None:
+    options = runtime.pinned(runtime.SessionOptions(threads=2))
+    mine, other = options.cores
+    assert mine != other and {mine, other} <= os.sched_getaffinity(0)
+    assert options.as_json()["affinity"] == [mine, other]
+    before, everywhere = allowed(), os.sched_getaffinity(0)
+    session = runtime.open_session(detector, options)
+    for _ in range(100):  # a thread goes to its processor once it runs
+        found = [place for thread, place in allowed().items() if thread not in before]
+        if found == [str(other)]:
+            break
+        time.sleep(0.02)
+    assert found == [str(other)]
+    with pytest.raises(ZeroDivisionError), runtime.on_cores(options):
+        session.run(None, {"images": np.zeros((1, 3, toys.SIZE, toys.SIZE), np.float32)})
+        assert os.sched_getaffinity(0) == {mine}
+        raise ZeroDivisionError
+    assert os.sched_getaffinity(0) == everywhere
+
+
+def test_other_sessions_are_left_to_the_operating_system() -> None:
+    everywhere = os.sched_getaffinity(0)
+    assert runtime.SessionOptions().as_json()["affinity"] is None
+    gpu = runtime.SessionOptions("cuda")
+    assert runtime.pinned(gpu) == gpu
+    with runtime.on_cores(gpu):
+        assert os.sched_getaffinity(0) == everywhere
