@@ -214,7 +214,8 @@ def _modelopt_alone(request: BuildRequest, folder: Path) -> float:
 def memory(row: Row, name: str, store: Store, images: int) -> None:
     detector = detectors.find(name)
     request = _request(detector, store)
-    request = replace(request, calibration=request.calibration[:images])
+    # Again and again from the first, where a detector's own list is shorter.
+    request = replace(request, calibration=(request.calibration * images)[:images])
     with tempfile.TemporaryDirectory() as folder:
         peak = Store(Path(folder)).get(request).manifest["peak_rss_bytes"]
     size = detector.input.size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -83,23 +84,27 @@ def test_the_lowered_graph_runs_in_integers_and_sees_the_same(job: Job) -> None:
     assert all(one[:2] == two[:2] for one, two in zip(*confident, strict=True))
 
 
+def change(path: Path, name: str, how: Callable[[np.ndarray], np.ndarray]) -> onnx.ModelProto:
+    """The file's graph with other values in a stored tensor of the same dtype."""
+    model = onnx.load(str(path))
+    (tensor,) = (tensor for tensor in model.graph.initializer if tensor.name == name)
+    values = numpy_helper.to_array(tensor)
+    tensor.CopyFrom(numpy_helper.from_array(how(values).astype(values.dtype), name))
+    return model
+
+
 def test_clipped_weights_keep_their_integers(job: Job) -> None:
     """A scale by least squares is not the largest weight's, which is what ONNX Runtime would make of it."""
     assert job.start is not None
     path = job.start / "model.onnx"
-    model = onnx.load(str(path))
-    for tensor in model.graph.initializer:
-        if tensor.name == "w32_int8":
-            halved = numpy_helper.to_array(tensor) // 2
-            tensor.CopyFrom(numpy_helper.from_array(halved, tensor.name))
-    onnx.save(model, str(path))
+    onnx.save(change(path, "w32_int8", lambda values: values // 2), str(path))
     lower.build(job)
     lowered = graph.load(job.output)
     found, given = (
         (graph.weight_scales(one)["/model.1/level32/Conv"], graph.dequantized_weights(one)["/model.1/level32/Conv"])
         for one in (lowered, graph.load(path))
     )
-    used = halved.reshape(len(halved), -1).any(1)
+    used = given[1].reshape(len(given[1]), -1).any(1)
     assert used.any() and np.array_equal(found[0][used], given[0][used])
     assert np.array_equal(found[1], given[1])
 
@@ -107,11 +112,7 @@ def test_clipped_weights_keep_their_integers(job: Job) -> None:
 def test_an_asymmetric_weight_is_refused(job: Job) -> None:
     assert job.start is not None
     path = job.start / "model.onnx"
-    model = onnx.load(str(path))
-    for tensor in model.graph.initializer:
-        if tensor.name == "w32_zero":
-            tensor.CopyFrom(numpy_helper.from_array(np.full(tensor.dims, 100, np.int8), tensor.name))
-    onnx.save(model, str(path))
+    onnx.save(change(path, "w32_zero", lambda values: values + 100), str(path))
     with pytest.raises(BuildError, match=r"level32/Conv is not the artifact's any more: it is no symmetric INT8"):
         lower.build(job)
 
@@ -125,10 +126,7 @@ def test_what_is_not_kept_is_found(job: Job) -> None:
     found = lower.prove(artifact, lowered, scales, pictures)
     assert found["kept_sqnr_db"] > 100 and found["raw_head_sqnr_db"] > 20
     for name, said in (("b32_quantized", "the bias of /model.1/level32/Conv"), ("w32_quantized", "was not kept")):
-        damaged = onnx.load(str(job.output))
-        (tensor,) = (t for t in damaged.graph.initializer if t.name == name)
-        values = numpy_helper.to_array(tensor)
-        tensor.CopyFrom(numpy_helper.from_array((values * 0.9).astype(values.dtype), name))
+        damaged = change(job.output, name, lambda values: values * 0.9)
         with pytest.raises(BuildError, match=said):
             lower.prove(artifact, damaged, scales, pictures)
     wrong = scales | {"features": (scales["features"][0] * np.float32(1.01), scales["features"][1])}
