@@ -121,6 +121,17 @@ def test_graph_computes_what_torch_does(case: Case, artifact: Artifact) -> None:
     assert parity["sqnr_db"] >= (15 if case.scheme.activation_bits == 8 else 60), parity
 
 
+def test_lowering_keeps_every_scale(case: Case, artifact: Artifact, workbench: Workbench) -> None:
+    """From the two files; that nothing else of the raw head changed is the build's proof, whose figures are asked for."""
+    if case.scheme.tool != "lower":
+        pytest.skip("the scheme is not another one's artifact, laid out anew")
+    start = graph.load(workbench.artifact(case.detector, origins(case.scheme)[1]).path)
+    kept, found = graph.activation_scales(start), graph.activation_scales(graph.load(artifact.path))
+    assert artifact.manifest["kept_scales"] == len(kept)
+    assert [name for name, scale in kept.items() if found[name] != scale] == []
+    assert artifact.manifest["kept_sqnr_db"] > artifact.manifest["rounding_floor_db"] - 3
+
+
 def test_only_expected_ops_are_quantized(
     case: Case, artifact: Artifact, quantized: Structure, workbench: Workbench
 ) -> None:
