@@ -29,7 +29,7 @@ from lowbit.imaging import InputSpec
 
 STORE_VARIABLE = "LOWBIT_STORE"
 # Bump when lowbit itself builds the same settings differently.
-BUILD_VERSION = 3
+BUILD_VERSION = 4
 DEFAULT_TIMEOUT = 7200.0
 MODEL, MANIFEST, LOG = "model.onnx", "manifest.json", "build.log"
 _MIN_FREE_BYTES = 200 * 2**20

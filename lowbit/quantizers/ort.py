@@ -125,7 +125,8 @@ def quantize(
                 calibration_cache_path=Path(folder) / "ranges.json",
             )
             quantized = onnx.load(str(job.output))
-            better = concatenated(quantized)
+            # A scale that is kept is seldom that of the tensor it is joined into, and one that differs is looked up.
+            better = {} if overrides else concatenated(quantized)
             better |= activated(model, graph.activation_scales(quantized) | better)
             if known.keys() >= better.keys():
                 break
