@@ -250,28 +250,29 @@ def activation_scales(model: onnx.ModelProto) -> dict[str, Quantizer]:
     A signed tensor's zero point moves by 128: the same values. Where a tensor is quantized several times, the first pair
     in the graph's order counts.
     """
-    stored = _constants(model)
     found: dict[str, Quantizer] = {}
+    quantizers = pairs(model)
     for node in model.graph.node:
-        if node.op_type == "QuantizeLinear" and node.input[0] not in stored:
-            pair = _quantizer(node, stored)
-            if pair:
-                found.setdefault(node.input[0], pair)
+        if node.op_type == "QuantizeLinear" and node.output[0] in quantizers:
+            found.setdefault(node.input[0], quantizers[node.output[0]])
     return found
 
 
 def input_quantizers(model: onnx.ModelProto) -> dict[str, Quantizer]:
     """The same by convolution: how its input is quantized, by node name."""
+    quantizers = pairs(model)
+    inputs = {node.name: node.input[0] for node in weighted_convolutions(model)}
+    return {node: quantizers[name] for node, name in inputs.items() if name in quantizers}
+
+
+def pairs(model: onnx.ModelProto) -> dict[str, Quantizer]:
+    """Scale and zero point, as unsigned 8 bits, of every QuantizeLinear and DequantizeLinear of an activation that has one
+    scale, by its output."""
     stored = _constants(model)
-    makers = {output: node for node in model.graph.node for output in node.output}
-    found = {}
-    for node in weighted_convolutions(model):
-        read = makers.get(node.input[0])
-        wrote = makers.get(read.input[0]) if read is not None and read.op_type == "DequantizeLinear" else None
-        pair = _quantizer(wrote, stored) if wrote is not None and wrote.op_type == "QuantizeLinear" else None
-        if pair:
-            found[node.name] = pair
-    return found
+    quantized = ("QuantizeLinear", "DequantizeLinear")
+    nodes = (node for node in model.graph.node if node.op_type in quantized and node.input[0] not in stored)
+    found = {node.output[0]: _quantizer(node, stored) for node in nodes}
+    return {name: pair for name, pair in found.items() if pair}
 
 
 def _constants(model: onnx.ModelProto) -> dict[str, NDArray[np.generic]]:
@@ -286,7 +287,7 @@ def _constants(model: onnx.ModelProto) -> dict[str, NDArray[np.generic]]:
 
 
 def _quantizer(node: onnx.NodeProto, stored: dict[str, NDArray[np.generic]]) -> Quantizer | None:
-    """Scale and zero point of a QuantizeLinear with one 8-bit scale."""
+    """Scale and zero point of a quantizer with one 8-bit scale."""
     if node.input[1] not in stored:
         return None
     scale = stored[node.input[1]]

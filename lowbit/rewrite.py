@@ -120,10 +120,7 @@ def cut_channels(model: onnx.ModelProto) -> dict[str, tuple[str, slice]]:
     """
     from onnx import helper, numpy_helper
 
-    users: dict[str, list[onnx.NodeProto]] = {}
-    for node in model.graph.node:
-        for name in node.input:
-            users.setdefault(name, []).append(node)
+    users = _readers(model)
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
     parts = _parts(model, users)
     written: dict[str, list[onnx.NodeProto]] = {}
@@ -133,7 +130,7 @@ def cut_channels(model: onnx.ModelProto) -> dict[str, tuple[str, slice]]:
         if after.keys() != {"Sigmoid", "Mul"} or after["Sigmoid"].output[0] not in after["Mul"].input:
             continue
         found = parts.get(after["Mul"].output[0], [])
-        if not found or found[-1][2] != stored[conv.input[1]].dims[0] or _group(conv) != 1:
+        if not found or _group(conv) != 1:
             continue
         made: list[onnx.NodeProto] = []
         for number, (output, start, end) in enumerate(found):
@@ -158,6 +155,161 @@ def cut_channels(model: onnx.ModelProto) -> dict[str, tuple[str, slice]]:
             nodes += written[node.output[0]]
         elif not (node.op_type in {"Slice", "Split"} and node.input[0] in written):
             nodes.append(node)
+    _keep_used(model, nodes)
+    return origins
+
+
+def join_whole(model: onnx.ModelProto) -> None:
+    """Let every concatenation of all parts of a tensor, in their order, read the tensor itself, in place.
+
+    The same numbers. What takes it apart becomes one Split: of a C2f's first convolution only the last part is used then,
+    and copying all of them with it takes ONNX Runtime less time than to Slice that one out.
+    """
+    from onnx import helper, numpy_helper
+
+    users = _readers(model)
+    nodes = list(model.graph.node)
+    for source, parts in _parts(model, users).items():
+        names, joined = [name for name, _, _ in parts], False
+        for node in users.get(names[0], []):
+            at = list(node.input).index(names[0])
+            if _joins_channels(node) and node.input[at : at + len(names)] == names:
+                inputs = [*node.input[:at], source, *node.input[at + len(names) :]]
+                del node.input[:]
+                node.input.extend(inputs)
+                joined = True
+        if joined:
+            cuts = [node for node in users[source] if node.op_type in {"Slice", "Split"}]
+            widths = numpy_helper.from_array(np.array([end - start for _, start, end in parts]), f"{source}/parts")
+            model.graph.initializer.append(widths)
+            split = helper.make_node("Split", [source, widths.name], names, name=cuts[0].name, axis=1)
+            nodes = [split if node == cuts[0] else node for node in nodes if node not in cuts[1:]]
+    _keep_used(model, nodes)
+
+
+def move_integers(model: onnx.ModelProto) -> None:
+    """Let Concat and Split take and give integers wherever scale and zero point stay what they are, in place.
+
+    The same numbers. ONNX Runtime joins plain tensors with all of its threads, and quantized ones with one; and it takes
+    apart in float what is not all used.
+    """
+    quantizers, users = graph.pairs(model), _readers(model)
+    made = {output: node for node in model.graph.node for output in node.output}
+    given = {value.name for value in model.graph.output}
+    gone: list[onnx.NodeProto] = []
+    for node in model.graph.node:
+        below = [reader for name in node.output for reader in users.get(name, [])]
+        if node.op_type not in {"Concat", "Split"} or {reader.op_type for reader in below} != {"QuantizeLinear"}:
+            continue
+        if given & set(node.output):
+            continue
+        read = list(node.input) if node.op_type == "Concat" else [node.input[0]]
+        found = [quantizers.get(name) for name in (*read, *(reader.output[0] for reader in below))]
+        if None in found or len({(float(pair[0]), int(pair[1])) for pair in found if pair}) > 1:
+            continue
+        written = {reader.input[0]: reader.output[0] for reader in below}
+        if len(written) < len(below):  # quantized twice
+            continue
+        for position, name in enumerate(read):
+            node.input[position] = made[name].input[0]
+        for position, name in enumerate(node.output):
+            node.output[position] = written.get(name, f"{name}/unused")
+        gone += below
+    _keep_used(model, [node for node in model.graph.node if node not in gone])
+
+
+def _joins_channels(node: onnx.NodeProto) -> bool:
+    return node.op_type == "Concat" and [attribute.i for attribute in node.attribute] == [1]
+
+
+def channels_last(model: onnx.ModelProto) -> None:
+    """Compute SiLU of every convolution in float with channels last where only its quantized result is read, in place.
+
+    The same numbers under the same names. ONNX Runtime's convolutions in float give blocks of channels, and its integer
+    ones take channels last; told so, it goes from one to the other directly, and not by way of channels first.
+    """
+    from onnx import helper
+
+    sizes, users = graph.shapes(model), _readers(model)
+    written: dict[str, list[onnx.NodeProto]] = {}
+    for conv in graph.weighted_convolutions(model):
+        after = {node.op_type: node for node in users.get(conv.output[0], [])}
+        size = sizes.get(conv.output[0], ())
+        if after.keys() != {"Sigmoid", "Mul"} or len(size) != 4 or 0 in size:
+            continue
+        gate, product = after["Sigmoid"], after["Mul"]
+        readers = {node.op_type for node in users.get(product.output[0], [])}
+        if users.get(gate.output[0]) != [product] or readers != {"QuantizeLinear"}:
+            continue
+        last, flat, shares, silu, back = (f"{product.output[0]}{PART}{number}" for number in range(5))
+        written[gate.name] = []
+        written[product.name] = [
+            helper.make_node("Transpose", [conv.output[0]], [last], name=last, perm=[0, 2, 3, 1]),
+            helper.make_node("Flatten", [last], [flat], name=flat, axis=3),
+            helper.make_node("Sigmoid", [flat], [shares], name=gate.name),
+            helper.make_node("Mul", [flat, shares], [silu], name=product.name),
+            _unflattened(model, silu, back, (*size[2:], size[1])),
+            helper.make_node("Transpose", [back], [product.output[0]], name=f"{back}/last", perm=[0, 3, 1, 2]),
+        ]
+    graph.replace_nodes(model, [one for node in model.graph.node for one in written.get(node.name, [node])])
+
+
+def softmax_in_float(model: onnx.ModelProto) -> None:
+    """Keep ONNX Runtime from fusing a Softmax along the last axis with the quantizers around it, in place.
+
+    What the graph says, computed as it says it: the integer kernel takes several times as long as the float one.
+    """
+    from onnx import helper
+
+    sizes, users = graph.shapes(model), _readers(model)
+    made = {output: node for node in model.graph.node for output in node.output}
+    nodes: list[onnx.NodeProto] = []
+    for node in model.graph.node:
+        size = sizes.get(node.output[0], ())
+        axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), -1)
+        above = made.get(node.input[0]) if node.op_type == "Softmax" else None
+        below = {reader.op_type for reader in users.get(node.output[0], [])}
+        if (
+            above is None
+            or above.op_type != "DequantizeLinear"
+            or below != {"QuantizeLinear"}
+            or len(size) < 2
+            or 0 in size
+            or axis not in (-1, len(size) - 1)
+        ):
+            nodes.append(node)
+            continue
+        flat, shares = (f"{node.output[0]}{PART}{number}" for number in range(2))
+        nodes += [
+            # Named so that what is asked of the node's first input is asked of this one's.
+            helper.make_node("Flatten", [node.input[0]], [flat], name=f"{node.name}{PART}0", axis=len(size) - 1),
+            helper.make_node("Softmax", [flat], [shares], name=node.name, axis=1),
+            _unflattened(model, shares, node.output[0], size[1:]),
+        ]
+    graph.replace_nodes(model, nodes)
+
+
+def _unflattened(model: onnx.ModelProto, name: str, output: str, size: Sequence[int]) -> onnx.NodeProto:
+    """A Reshape of what Flatten made two-dimensional to any number of ``size``. ONNX Runtime moves Transposes and joins
+    quantizers through every op that only gives shapes but Flatten."""
+    from onnx import helper, numpy_helper
+
+    shape = f"{output}/shape"
+    model.graph.initializer.append(numpy_helper.from_array(np.array([-1, *size], np.int64), shape))
+    return helper.make_node("Reshape", [name, shape], [output], name=f"{output}/Reshape")
+
+
+def _readers(model: onnx.ModelProto) -> dict[str, list[onnx.NodeProto]]:
+    """Of every tensor, the nodes that read it."""
+    users: dict[str, list[onnx.NodeProto]] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            users.setdefault(name, []).append(node)
+    return users
+
+
+def _keep_used(model: onnx.ModelProto, nodes: Sequence[onnx.NodeProto]) -> None:
+    """Give a model those of these nodes, and of its stored tensors, that its outputs need."""
     used = {value.name for value in model.graph.output}
     alive: list[onnx.NodeProto] = []
     for node in reversed(nodes):
@@ -169,7 +321,6 @@ def cut_channels(model: onnx.ModelProto) -> dict[str, tuple[str, slice]]:
     kept = [type(tensor).FromString(tensor.SerializeToString()) for tensor in kept]
     del model.graph.initializer[:], model.graph.value_info[:]
     model.graph.initializer.extend(kept)
-    return origins
 
 
 def _group(conv: onnx.NodeProto) -> int:
@@ -179,8 +330,8 @@ def _group(conv: onnx.NodeProto) -> int:
 def _parts(
     model: onnx.ModelProto, users: Mapping[str, Sequence[onnx.NodeProto]]
 ) -> dict[str, list[tuple[str, int, int]]]:
-    """Of every tensor that is only taken apart along its channels, without gap or overlap: each part's name, its first
-    channel, and the one behind its last."""
+    """Of every tensor that is only taken apart along its channels, all of it and without overlap: each part's name, its
+    first channel, and the one behind its last."""
     sizes = graph.shapes(model)
     cuts = {
         name: [node for node in readers if node.op_type != "Shape"]
@@ -193,7 +344,8 @@ def _parts(
     for source, nodes in cuts.items():
         parts = sorted((part for node in nodes for part in _channels(node, known, sizes)), key=lambda part: part[1])
         ends = [0, *(end for _, _, end in parts)]
-        if parts and all(start == end for (_, start, _), end in zip(parts, ends, strict=False)):
+        whole = ends[-1] == sizes[source][1]
+        if whole and all(start == end for (_, start, _), end in zip(parts, ends, strict=False)):
             found[source] = parts
     return found
 

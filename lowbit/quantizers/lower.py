@@ -65,13 +65,14 @@ def build(job: Job) -> dict[str, Any]:
     scales = {name: found for name, found in scales.items() if name in tensors}
     if not scales:
         raise BuildError(f"{job.start / MODEL}: none of its quantized activations is a tensor of {job.source}.")
-    ort.quantize(job, floating, "minmax", exclude=kept, overrides=scales, weight_scales=rounded)
+    ort.place_quantizers(job, floating, "minmax", exclude=kept, overrides=scales, weight_scales=rounded)
     lowered = onnx.load(str(job.output))
     scales = _keep(lowered, scales)
     onnx.save(lowered, str(job.output))
     _check_integers(lowered, {n.name: parts.get(n.name, (n.name, slice(None))) for n in floating.graph.node}, weights)
     probes = list(job.calibration.first(_PARITY_PICTURES).batches(job.input))
     proved = prove(artifact, lowered, scales, probes)
+    ort.lay_out(job.output)
     return {**info, "kept_scales": len(scales), "float_convolutions": kept, **proved}
 
 

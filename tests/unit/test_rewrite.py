@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx.reference
+import onnxruntime
 import pytest
 from onnx import numpy_helper
 
@@ -151,3 +154,182 @@ def test_what_overlaps_is_not_cut(halves: Path) -> None:
         run(onnx.ModelProto.FromString(before), np.ones((1, 3, 16, 16), np.float32))
     )
     assert {"Slice"} <= {node.op_type for node in model.graph.node}
+
+
+@pytest.mark.parametrize("op", ["Slice", "Split"])
+def test_what_was_taken_apart_is_joined_whole(halves: Path, op: str) -> None:
+    model = onnx.load(str(halves))
+    if op == "Split":
+        rewrite.join_whole(model)  # once more changes nothing
+    (source,) = {node.input[0] for node in model.graph.node if node.op_type == op}
+    picture = np.random.default_rng(0).random((1, 3, 16, 16), np.float32)
+    expected = run(onnx.load(str(halves)), picture)
+    rewrite.join_whole(model)
+    onnx.checker.check_model(model)
+    assert np.array_equal(run(model, picture), expected)
+    (concat,) = [node for node in model.graph.node if node.op_type == "Concat"]
+    assert concat.input[0] == source and len(concat.input) == 2
+    (split,) = [node for node in model.graph.node if node.op_type in {"Slice", "Split"}]
+    assert split.op_type == "Split" and split.input[0] == source
+
+
+@pytest.mark.parametrize("damage", ["order", "overlap", "part"])
+def test_other_parts_are_joined_as_they_are(halves: Path, damage: str) -> None:
+    model = onnx.load(str(halves))
+    first, second = (node for node in model.graph.node if node.op_type == "Slice")
+    (concat,) = [node for node in model.graph.node if node.op_type == "Concat"]
+    if damage == "order":
+        concat.input[0], concat.input[1] = concat.input[1], concat.input[0]
+    elif damage == "overlap":
+        second.input[1:] = first.input[1:]
+    else:  # what the first one takes is not joined
+        concat.input[0] = concat.input[1]
+    picture = np.random.default_rng(0).random((1, 3, 16, 16), np.float32)
+    expected, inputs = run(model, picture), list(concat.input)
+    rewrite.join_whole(model)
+    (concat,) = [node for node in model.graph.node if node.op_type == "Concat"]
+    assert list(concat.input) == inputs
+    assert np.array_equal(run(model, picture), expected)
+
+
+def quantized(
+    nodes: list[onnx.NodeProto], shape: list[int], scales: dict[str, tuple[float, int]], outputs: list[str]
+) -> onnx.ModelProto:
+    """A graph from ``images`` whose every tensor in ``scales`` is quantized and dequantized where it is read."""
+    helper, body = onnx.helper, []
+    stored = [
+        numpy_helper.from_array(np.asarray(value, dtype), f"{name}.{what}")
+        for name, pair in scales.items()
+        for what, value, dtype in zip(("scale", "zero"), pair, (np.float32, np.uint8), strict=True)
+    ]
+    for node in [helper.make_node("Identity", ["images"], ["x"], name="start"), *nodes]:
+        node.input[:] = [f"{name}.d" if name in scales else name for name in node.input]
+        body.append(node)
+        for name in {*node.output} & scales.keys():
+            given = [f"{name}.scale", f"{name}.zero"]
+            body.append(helper.make_node("QuantizeLinear", [name, *given], [f"{name}.q"], name=f"{name}/q"))
+            body.append(helper.make_node("DequantizeLinear", [f"{name}.q", *given], [f"{name}.d"], name=f"{name}/d"))
+    weight = np.random.default_rng(1).normal(size=(16, 6, 1, 1)).astype(np.float32)
+    stored += [numpy_helper.from_array(np.array([2, 4]), "widths"), numpy_helper.from_array(weight, "weight")]
+    used = {name for node in body for name in node.input}
+    model = helper.make_model(
+        helper.make_graph(
+            body,
+            "toy",
+            [helper.make_tensor_value_info("images", onnx.TensorProto.FLOAT, shape)],
+            [
+                helper.make_tensor_value_info(f"{name}.d" if name in scales else name, 1, list("nchw"))
+                for name in outputs
+            ],
+            [tensor for tensor in stored if tensor.name in used],
+        ),
+        opset_imports=[helper.make_opsetid("", 17)],
+        ir_version=8,
+    )
+    onnx.checker.check_model(onnx.shape_inference.infer_shapes(model))
+    return model
+
+
+def executed(model: onnx.ModelProto, shape: list[int], *, optimized: bool) -> list[np.ndarray]:
+    """What ONNX Runtime gives for a picture of ``shape``."""
+    settings = onnxruntime.SessionOptions()
+    levels = onnxruntime.GraphOptimizationLevel
+    settings.graph_optimization_level = levels.ORT_ENABLE_ALL if optimized else levels.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(model.SerializeToString(), settings, providers=["CPUExecutionProvider"])
+    return session.run(None, {"images": np.random.default_rng(0).normal(0, 2, shape).astype(np.float32)})
+
+
+def same_after(model: onnx.ModelProto, rewriting: Callable[[onnx.ModelProto], None], shape: list[int]) -> None:
+    """The rewritten graph is valid, and gives the same bits, executed as it is written and optimized."""
+    before = onnx.ModelProto.FromString(model.SerializeToString())
+    rewriting(model)
+    onnx.checker.check_model(model)
+    for optimized in (False, True):
+        results = (executed(one, shape, optimized=optimized) for one in (before, model))
+        for one, two in zip(*results, strict=True):
+            assert np.array_equal(one, two)
+
+
+def joining(joined: tuple[float, int]) -> onnx.ModelProto:
+    make = onnx.helper.make_node
+    nodes = [
+        make("Split", ["x", "widths"], ["a", "b"], name="split", axis=1),
+        make("Relu", ["b"], ["c"], name="relu"),
+        make("Concat", ["x", "c"], ["joined"], name="concat", axis=1),
+    ]
+    scales = dict.fromkeys(("x", "a", "b", "c"), (0.05, 100)) | {"joined": joined}
+    return quantized(nodes, [1, 6, 4, 4], scales, ["joined"])
+
+
+def test_what_only_moves_moves_integers() -> None:
+    model = joining((0.05, 100))
+    same_after(model, rewrite.move_integers, [1, 6, 4, 4])
+    nodes = {node.name: node for node in model.graph.node}
+    assert nodes["concat"].input[:] == ["x.q", "c.q"] and nodes["split"].input[0] == "x.q"
+    assert nodes["relu"].input[0] == "b.d"  # computes with numbers
+    assert not {"b/q", "joined/q", "a/q"} & nodes.keys()
+
+
+def test_what_changes_its_scale_is_quantized_again() -> None:
+    model = joining((0.06, 100))
+    same_after(model, rewrite.move_integers, [1, 6, 4, 4])
+    nodes = {node.name: node for node in model.graph.node}
+    assert nodes["concat"].input[:] == ["x.d", "c.d"] and "joined/q" in nodes
+    assert nodes["split"].input[0] == "x.q"
+
+
+def silu_of_float_convolution(more: list[onnx.NodeProto], outputs: list[str], *scaled: str) -> onnx.ModelProto:
+    make = onnx.helper.make_node
+    nodes = [
+        make("Conv", ["x", "weight"], ["c"], name="conv", kernel_shape=[1, 1]),
+        make("Sigmoid", ["c"], ["s"], name="gate"),
+        make("Mul", ["c", "s"], ["m"], name="silu"),
+        make("Relu", ["m"], ["r"], name="relu"),
+        *more,
+    ]
+    return quantized(nodes, [1, 6, 4, 4], dict.fromkeys(scaled, (0.05, 100)), outputs)
+
+
+def test_silu_of_a_float_convolution_with_channels_last() -> None:
+    model = silu_of_float_convolution([], ["r"], "m", "r")
+    same_after(model, rewrite.channels_last, [1, 6, 4, 4])
+    nodes = {node.name: node for node in model.graph.node}
+    (first,) = [node for node in model.graph.node if "c" in node.input]
+    assert first.op_type == "Transpose"
+    assert nodes["m/q"].input[0] == "m" and graph.shapes(model)["m"] == (1, 16, 4, 4)
+    assert graph.shapes(model)[nodes["gate"].input[0]] == (16, 16)
+
+
+@pytest.mark.parametrize(("also", "scaled"), [("c", "m"), ("s", "m"), ("x", "r")])
+def test_silu_that_is_read_in_float_keeps_its_layout(also: str, scaled: str) -> None:
+    more = onnx.helper.make_node("Relu", [also], ["more"], name="more")
+    model = silu_of_float_convolution([more], ["r", "more"], scaled)
+    same_after(model, rewrite.channels_last, [1, 6, 4, 4])
+    assert "Transpose" not in {node.op_type for node in model.graph.node}
+
+
+@pytest.mark.parametrize("axis", [-1, 3])
+def test_softmax_between_quantizers_is_computed_in_float(tmp_path: Path, axis: int) -> None:
+    model = softmax(axis)
+    wanted = executed(model, [1, 2, 5, 7], optimized=False)[0]
+    rewrite.softmax_in_float(model)
+    onnx.checker.check_model(model)
+    for optimized in (False, True):
+        assert np.array_equal(executed(model, [1, 2, 5, 7], optimized=optimized)[0], wanted)
+    settings = onnxruntime.SessionOptions()
+    settings.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    onnxruntime.InferenceSession(model.SerializeToString(), settings, providers=["CPUExecutionProvider"])
+    ops = {node.op_type for node in onnx.load(str(tmp_path / "optimized.onnx")).graph.node}
+    assert "Softmax" in ops and "QLinearSoftmax" not in ops
+
+
+def test_softmax_along_another_axis_is_left_alone() -> None:
+    model = softmax(1)
+    before = model.SerializeToString()
+    rewrite.softmax_in_float(model)
+    assert model.SerializeToString() == before
+
+
+def softmax(axis: int) -> onnx.ModelProto:
+    node = onnx.helper.make_node("Softmax", ["x"], ["shares"], name="softmax", axis=axis)
+    return quantized([node], [1, 2, 5, 7], {"x": (0.05, 100), "shares": (1 / 255, 0)}, ["shares"])
