@@ -31,7 +31,7 @@ STORE_VARIABLE = "LOWBIT_STORE"
 # Bump when lowbit itself builds the same settings differently: all tools', or of those that it concerns, for some builds
 # take half an hour.
 BUILD_VERSION = 4
-TOOL_VERSIONS = {"ort": 5, "lower": 5}
+TOOL_VERSIONS = {"ort": 8, "lower": 8}
 DEFAULT_TIMEOUT = 7200.0
 MODEL, MANIFEST, LOG = "model.onnx", "manifest.json", "build.log"
 _MIN_FREE_BYTES = 200 * 2**20

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +63,30 @@ def lean_tail(path: Path, model: onnx.ModelProto) -> onnx.ModelProto:
     del body.value_info[:]
     onnx.checker.check_model(copied)
     return copied
+
+
+def own_parameters(model: onnx.ModelProto) -> None:
+    """Give every convolution a weight and a bias of its own, in place: exporters store equal ones once.
+
+    A bias is rounded to steps of its convolution's input and weight; of one that several share, ONNX Runtime's quantizer
+    leaves all but the first convolution in float.
+    """
+    import onnx
+
+    stored = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:  # topologically sorted
+        if node.op_type == "Identity" and node.input[0] in stored:
+            stored[node.output[0]] = stored[node.input[0]]
+    seen: set[str] = set()
+    for node in model.graph.node:
+        for position, name in enumerate(node.input):
+            if node.op_type != "Conv" or position == 0 or name not in stored:
+                continue
+            if name in seen or stored[name].name != name:
+                own = onnx.TensorProto.FromString(stored[name].SerializeToString())
+                own.name = node.input[position] = f"{node.name}/parameter_{position}"
+                model.graph.initializer.append(own)
+            seen.add(node.input[position])
 
 
 def repeat_rows(model: onnx.ModelProto) -> None:
@@ -222,11 +247,16 @@ def _joins_channels(node: onnx.NodeProto) -> bool:
     return node.op_type == "Concat" and [attribute.i for attribute in node.attribute] == [1]
 
 
+# Channels of a block in ONNX Runtime's layout of convolutions in float, with AVX-512.
+_BLOCK = 16
+
+
 def channels_last(model: onnx.ModelProto) -> None:
-    """Compute SiLU of every convolution in float with channels last where only its quantized result is read, in place.
+    """Compute SiLU of every narrow convolution in float with channels last where only its quantized result is read, in
+    place.
 
     The same numbers under the same names. ONNX Runtime's convolutions in float give blocks of channels, and its integer
-    ones take channels last; told so, it goes from one to the other directly, and not by way of channels first.
+    ones take channels last: of one block, that is the same order, if it is not made to go by way of channels first.
     """
     from onnx import helper
 
@@ -235,7 +265,7 @@ def channels_last(model: onnx.ModelProto) -> None:
     for conv in graph.weighted_convolutions(model):
         after = {node.op_type: node for node in users.get(conv.output[0], [])}
         size = sizes.get(conv.output[0], ())
-        if after.keys() != {"Sigmoid", "Mul"} or len(size) != 4 or 0 in size:
+        if after.keys() != {"Sigmoid", "Mul"} or len(size) != 4 or 0 in size or size[1] > _BLOCK:
             continue
         gate, product = after["Sigmoid"], after["Mul"]
         readers = {node.op_type for node in users.get(product.output[0], [])}
@@ -248,10 +278,144 @@ def channels_last(model: onnx.ModelProto) -> None:
             helper.make_node("Flatten", [last], [flat], name=flat, axis=3),
             helper.make_node("Sigmoid", [flat], [shares], name=gate.name),
             helper.make_node("Mul", [flat, shares], [silu], name=product.name),
-            _unflattened(model, silu, back, (*size[2:], size[1])),
+            _reshaped(model, silu, back, (*size[2:], size[1])),
             helper.make_node("Transpose", [back], [product.output[0]], name=f"{back}/last", perm=[0, 3, 1, 2]),
         ]
     graph.replace_nodes(model, [one for node in model.graph.node for one in written.get(node.name, [node])])
+
+
+# Columns of pixels that one position of a folded convolution's input holds: twelve bytes with three colours.
+_COLUMNS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class _Fold:
+    """A convolution of the picture, folded. ``outputs``: columns of the output that one of its positions holds. ``first``:
+    the first position of the input that it reads, counted from its own; ``width``: how many. ``strides``, ``pads``: the
+    convolution's own, in ONNX's order."""
+
+    outputs: int
+    first: int
+    width: int
+    strides: tuple[int, ...]
+    pads: tuple[int, ...]
+
+    def weight(self, values: NDArray[Any]) -> NDArray[Any]:
+        """From [out, in, rows, columns] to [outputs * out, columns * in, rows, width], a column's channels together."""
+        out, given, rows, columns = values.shape
+        moved = np.zeros((self.outputs, out, _COLUMNS, given, rows, self.width), values.dtype)
+        for output in range(self.outputs):
+            for column in range(columns):
+                at = output * self.strides[1] - self.pads[1] + column - self.first * _COLUMNS
+                moved[output, :, at % _COLUMNS, :, :, at // _COLUMNS] = values[..., column]
+        return moved.reshape(self.outputs * out, _COLUMNS * given, rows, self.width)
+
+
+def better_in_float(model: onnx.ModelProto) -> list[str]:
+    """Names of the convolutions that read the picture and should do so in float: narrow ones, which are as fast then as
+    folded ones (:func:`fold_columns`) and lose nothing, and those that can't be folded."""
+    sizes, stem = graph.shapes(model), set(graph.stem(model))
+    nodes = [node for node in model.graph.node if node.name in stem]
+    return [n.name for n in nodes if sizes[n.output[0]][1] <= _BLOCK or not _fold(n, sizes, n.input[0])]
+
+
+def _fold(conv: onnx.NodeProto, sizes: Mapping[str, tuple[int, ...]], picture: str) -> _Fold | None:
+    """How a convolution of the picture is folded; None if its columns do not divide so."""
+    from onnx import helper
+
+    options = {one.name: helper.get_attribute_value(one) for one in conv.attribute}
+    strides, pads = options.get("strides", [1, 1]), options.get("pads", [0, 0, 0, 0])
+    given, kernel = sizes[picture][3], sizes[conv.input[1]][3]
+    if options.get("group", 1) != 1 or set(options.get("dilations", [1])) != {1} or "auto_pad" in options:
+        return None
+    if _COLUMNS % strides[1] or given % _COLUMNS or sizes[conv.output[0]][3] * strides[1] != given:
+        return None
+    outputs = _COLUMNS // strides[1]
+    first = -pads[1] // _COLUMNS
+    last = ((outputs - 1) * strides[1] - pads[1] + kernel - 1) // _COLUMNS
+    return _Fold(outputs, first, last - first + 1, tuple(strides), tuple(pads))
+
+
+def fold_columns(model: onnx.ModelProto) -> None:
+    """Let the quantized convolution that reads the picture take four columns of pixels as channels, in place.
+
+    The same integers: its weights are moved, with zeros where an output does not reach, and neighbouring columns of its
+    output become channels too. ONNX Runtime's integer convolutions gather what one position holds at a time: three bytes
+    of a picture, and twelve of a folded one in a quarter of the time.
+    """
+    from onnx import helper, numpy_helper
+
+    made = {output: node for node in model.graph.node for output in node.output}
+    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    sizes, users, picture = graph.shapes(model), _readers(model), model.graph.input[0].name
+    written: dict[str, list[onnx.NodeProto]] = {}
+    for conv in graph.weighted_convolutions(model):
+        reads = [made[name] for name in conv.input if name in made]
+        ends = [*(made.get(node.input[0]) for node in reads[:1]), *users.get(conv.output[0], [])]
+        quantizers = [node for node in ends if node is not None and node.op_type == "QuantizeLinear"]
+        if {node.op_type for node in reads} != {"DequantizeLinear"} or len(reads) < len(conv.input):
+            continue
+        if len(quantizers) != 2 or len(ends) != 2 or quantizers[0].input[0] != picture:
+            continue
+        fold = _fold(conv, sizes, picture)
+        if fold is None or any(stored[name].any() for name in reads[1].input[2:]):
+            continue
+
+        def folded(node: onnx.NodeProto, numbers: NDArray[Any], fold: _Fold = fold) -> onnx.NodeProto:
+            """A DequantizeLinear of these numbers instead, with a scale for each of their channels."""
+            scales = [np.tile(one, fold.outputs) if one.ndim else one for one in (stored[n] for n in node.input[1:])]
+            names = [f"{name}{PART}folded" for name in node.input]
+            model.graph.initializer.extend(map(numpy_helper.from_array, [numbers, *scales], names))
+            output = f"{node.output[0]}{PART}folded"
+            made = helper.make_node("DequantizeLinear", names, [output], name=output)
+            made.attribute.extend(node.attribute)
+            return made
+
+        above, below = quantizers
+        height, width = sizes[picture][2:]
+        colours, channels = sizes[picture][1], sizes[conv.output[0]][1]
+        regrouped = _regrouped(
+            model, above.output[0], f"{conv.name}{PART}in", (height, width // _COLUMNS, _COLUMNS * colours)
+        )
+        pixels = helper.make_node(
+            "DequantizeLinear", [regrouped[-1].output[0], *reads[0].input[1:]], [f"{conv.name}{PART}pixels"]
+        )
+        pixels.name = pixels.output[0]
+        weight = folded(reads[1], fold.weight(stored[reads[1].input[0]]))
+        biases = [folded(node, np.tile(stored[node.input[0]], fold.outputs)) for node in reads[2:]]
+        outcome = helper.make_node("QuantizeLinear", below.input, [f"{below.output[0]}{PART}folded"], name=below.name)
+        written[conv.name] = [
+            *regrouped,
+            pixels,
+            weight,
+            *biases,
+            helper.make_node(
+                "Conv",
+                [node.output[0] for node in (pixels, weight, *biases)],
+                [conv.output[0]],
+                name=conv.name,
+                kernel_shape=[sizes[conv.input[1]][2], fold.width],
+                strides=[fold.strides[0], 1],
+                pads=[fold.pads[0], -fold.first, fold.pads[2], fold.width - 1 + fold.first],
+            ),
+        ]
+        written[below.name] = [
+            outcome,
+            *_regrouped(model, outcome.output[0], below.output[0], (*sizes[conv.output[0]][2:], channels)),
+        ]
+    _keep_used(model, [one for node in model.graph.node for one in written.get(node.name, [node])])
+
+
+def _regrouped(model: onnx.ModelProto, source: str, output: str, size: Sequence[int]) -> list[onnx.NodeProto]:
+    """With channels last, other rows, columns and channels (``size``) of the same numbers."""
+    from onnx import helper
+
+    last, other = f"{output}{PART}0", f"{output}{PART}1"
+    return [
+        helper.make_node("Transpose", [source], [last], name=last, perm=[0, 2, 3, 1]),
+        _reshaped(model, last, other, size),
+        helper.make_node("Transpose", [other], [output], name=f"{output}{PART}2", perm=[0, 3, 1, 2]),
+    ]
 
 
 def softmax_in_float(model: onnx.ModelProto) -> None:
@@ -281,17 +445,16 @@ def softmax_in_float(model: onnx.ModelProto) -> None:
             continue
         flat, shares = (f"{node.output[0]}{PART}{number}" for number in range(2))
         nodes += [
-            # Named so that what is asked of the node's first input is asked of this one's.
+            # ONNX Runtime looks for quantizers through every op that only gives another shape but this one.
             helper.make_node("Flatten", [node.input[0]], [flat], name=f"{node.name}{PART}0", axis=len(size) - 1),
             helper.make_node("Softmax", [flat], [shares], name=node.name, axis=1),
-            _unflattened(model, shares, node.output[0], size[1:]),
+            _reshaped(model, shares, node.output[0], size[1:]),
         ]
     graph.replace_nodes(model, nodes)
 
 
-def _unflattened(model: onnx.ModelProto, name: str, output: str, size: Sequence[int]) -> onnx.NodeProto:
-    """A Reshape of what Flatten made two-dimensional to any number of ``size``. ONNX Runtime moves Transposes and joins
-    quantizers through every op that only gives shapes but Flatten."""
+def _reshaped(model: onnx.ModelProto, name: str, output: str, size: Sequence[int]) -> onnx.NodeProto:
+    """A Reshape to any number of ``size``."""
     from onnx import helper, numpy_helper
 
     shape = f"{output}/shape"

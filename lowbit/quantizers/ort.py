@@ -1,10 +1,10 @@
 """ONNX Runtime's static quantization, laid out for its own CPU kernels.
 
 Unsigned activations, signed per-channel weights, every quantizable op up to the head's last convolutions, so that
-whole stretches of the network stay in integers. In float stays what is slower in integers: the first convolution, whose
-integer kernel gathers three bytes at a time, and the decode tail, where only the boxes of surviving anchors are decoded
-if the head allows it. Upsampling and concatenation become copies (:mod:`lowbit.rewrite`, :func:`concatenated`), and what
-SiLU takes is quantized no further down than SiLU needs (:func:`activated`).
+whole stretches of the network stay in integers. In float stay a narrow first convolution, the softmax of attention, and
+the decode tail, where only the boxes of surviving anchors are decoded if the head allows it. Upsampling and concatenation
+become copies (:mod:`lowbit.rewrite`, :func:`concatenated`), and what SiLU takes is quantized no further down than SiLU
+needs (:func:`activated`).
 
 Settings: ``calibration_method`` (minmax, entropy), ``max_drop`` (of agreement with the float graph on calibration
 pictures: the convolutions with the fewest multiply-accumulates that keep it stay in float; none without).
@@ -37,7 +37,7 @@ def build(job: Job) -> dict[str, Any]:
     """Quantize ``job.source``."""
     model, info = source_of(job)
     method = job.settings["calibration_method"]
-    stem = graph.stem(model)
+    stem = rewrite.better_in_float(model)
     if "max_drop" not in job.settings:
         quantize(job, model, method, exclude=stem)
         return {**info, "float_convolutions": stem}
@@ -61,14 +61,16 @@ def candidates(job: Job, model: onnx.ModelProto, contract: HeadContract) -> assi
     def build_one(kept: Sequence[str], output: Path) -> None:
         copied = type(model)()
         copied.CopyFrom(model)
-        quantize(replace(few, output=output), copied, "minmax", exclude=[*kept, *graph.stem(copied)])
+        quantize(replace(few, output=output), copied, "minmax", exclude=[*kept, *rewrite.better_in_float(copied)])
 
     return assignment.Integers(job.source, contract, job.input, job.calibration.paths, job.progress, build_one)
 
 
 def source_of(job: Job) -> tuple[onnx.ModelProto, dict[str, Any]]:
-    """The graph to quantize, its decode tail rewritten if its head allows it, and what the manifest should know of that."""
+    """The graph to quantize, every parameter its own and its decode tail rewritten if its head allows it, and what the
+    manifest should know of that."""
     model = graph.load(job.source)
+    rewrite.own_parameters(model)
     try:
         lean = rewrite.lean_tail(job.source, model)
     except UnavailableError as reason:  # other heads keep the tail that they have
@@ -90,6 +92,7 @@ def lay_out(path: Path) -> None:
     model = onnx.load(str(path))
     rewrite.sink_dequantize(model, graph.decode_tail(model))
     rewrite.move_integers(model)
+    rewrite.fold_columns(model)
     rewrite.channels_last(model)
     rewrite.softmax_in_float(model)
     onnx.save(model, str(path))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from lowbit import graph, runtime
+from lowbit import graph, rewrite, runtime
 from lowbit.decode import HeadContract
 from lowbit.errors import InputError
 from lowbit.imaging import InputSpec
@@ -148,10 +148,10 @@ class Integers(Candidates):
     ) -> None:
         super().__init__(path, contract, spec, pictures, progress)
         self._quantize = quantize
-        self._stem = frozenset(graph.stem(self.floating.model))
+        self._stem = frozenset(rewrite.better_in_float(self.floating.model))
 
     def choices(self, name: str) -> tuple[str, ...]:
-        """Float alone for the first convolution, which is the faster in it."""
+        """Float alone for a first convolution that is the faster in it."""
         return (search.FLOAT,) if name in self._stem else self.offered
 
     @property

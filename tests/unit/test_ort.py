@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from lowbit import graph, rewrite
+from lowbit import graph, proof, rewrite, runtime
 from lowbit.datasets import load_calibration
 from lowbit.imaging import InputSpec
 from lowbit.quantizers import Job, ort
@@ -159,6 +159,22 @@ def test_what_is_built_and_that_it_sees_the_same(job: Job, model: onnx.ModelProt
         assert made[name].op_type == "DequantizeLinear"
 
 
+def test_convolutions_that_share_a_bias_are_all_integer(job: Job, model: onnx.ModelProto) -> None:
+    convs = {node.name: node for node in model.graph.node if node.op_type == "Conv"}
+    # As PyTorch's exporter stores equal parameters.
+    convs["/model.4/Conv"].input[2] = convs["/model.1/Conv"].input[2]
+    alias = helper.make_node("Identity", [convs["/model.1/Conv"].input[2]], ["alias"], name="alias")
+    model.graph.node.insert(0, alias)
+    convs["/model.0/Conv"].input[2] = "alias"
+    wanted = run(model, pictures(job)[0])
+    rewrite.own_parameters(model)
+    assert all(np.array_equal(one, two) for one, two in zip(run(model, pictures(job)[0]), wanted, strict=True))
+    ort.quantize(job, copied(model), "minmax")
+    options = runtime.SessionOptions("cpu")
+    assert proof.kernels(job.output, options, pictures(job)[0]).int8_mac_fraction == 1
+    assert sqnr(job, model, graph.load(job.output)) > 20
+
+
 def quantizer(scale: float, zero: int) -> graph.Quantizer:
     return np.asarray(scale, np.float32), np.asarray(zero, np.uint8)
 
@@ -268,14 +284,14 @@ def test_other_ways_to_resize_are_left_alone(scales: list[float], options: dict[
 
 
 def test_the_layout_changes_no_bit(job: Job, model: onnx.ModelProto) -> None:
-    ort.place_quantizers(job, copied(model), "minmax", exclude=graph.stem(model))
+    ort.place_quantizers(job, copied(model), "minmax")
     before = graph.load(job.output)
     ort.lay_out(job.output)
     after = graph.load(job.output)
     ops = [[node.op_type for node in m.graph.node[-6:]] for m in (before, after)]
     assert ops[0][-1] == "Gather" and ops[1][-1] == "DequantizeLinear"
-    stem = next(node for node in after.graph.node if "/model.0.c" in node.input)
-    assert stem.op_type == "Transpose"  # channels last
+    (stem,) = [n for n in graph.weighted_convolutions(after) if n.name == "/model.0/Conv"]
+    assert graph.shapes(after)[stem.input[1]] == (16, 12, 3, 2)
     for picture in pictures(job):
         for one, two in zip(run(before, picture, optimized=False), run(after, picture, optimized=False), strict=True):
             assert np.array_equal(one, two)

@@ -308,6 +308,98 @@ def test_silu_that_is_read_in_float_keeps_its_layout(also: str, scaled: str) -> 
     assert "Transpose" not in {node.op_type for node in model.graph.node}
 
 
+def first_convolution(kernel: int, stride: int, padding: int, side: int = 16) -> onnx.ModelProto:
+    """A quantized convolution of the picture; its scales are powers of two, so that sums in float are exact."""
+    helper, rng = onnx.helper, np.random.default_rng(2)
+    pair = {"s": np.float32(2**-7), "z": np.uint8(100)}
+    weight = rng.integers(-100, 100, (5, 3, kernel, kernel), np.int8)
+    scales = (2.0 ** -np.arange(7, 12)).astype(np.float32)
+    given = {
+        **pair,
+        "w": weight,
+        "ws": scales,
+        "wz": np.zeros(5, np.int8),
+        "b": rng.integers(-99, 99, 5, np.int32),
+        "bs": scales / np.float32(128),
+        "os": np.float32(2**-4),
+        "oz": np.uint8(128),
+    }
+    make = helper.make_node
+    nodes = [
+        make("QuantizeLinear", ["images", "s", "z"], ["q"], name="q"),
+        make("DequantizeLinear", ["q", "s", "z"], ["d"], name="d"),
+        make("DequantizeLinear", ["w", "ws", "wz"], ["wd"], name="wd", axis=0),
+        make("DequantizeLinear", ["b", "bs"], ["bd"], name="bd", axis=0),
+        make("Conv", ["d", "wd", "bd"], ["c"], name="conv", strides=[stride] * 2, pads=[padding] * 4),
+        make("QuantizeLinear", ["c", "os", "oz"], ["cq"], name="cq"),
+        make("DequantizeLinear", ["cq", "os", "oz"], ["out"], name="out"),
+    ]
+    model = helper.make_model(
+        helper.make_graph(
+            nodes,
+            "toy",
+            [helper.make_tensor_value_info("images", onnx.TensorProto.FLOAT, [1, 3, side, side])],
+            [helper.make_tensor_value_info("out", onnx.TensorProto.FLOAT, list("nchw"))],
+            [numpy_helper.from_array(np.asarray(value), name) for name, value in given.items()],
+        ),
+        opset_imports=[helper.make_opsetid("", 17)],
+        ir_version=8,
+    )
+    onnx.checker.check_model(model)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "groups"), [(3, 2, 1, 2), (6, 2, 2, 3), (3, 1, 1, 3), (2, 2, 0, 1), (4, 4, 0, 1)]
+)
+def test_a_folded_convolution_gives_the_same_integers(kernel: int, stride: int, padding: int, groups: int) -> None:
+    model = first_convolution(kernel, stride, padding)
+    same_after(model, rewrite.fold_columns, [1, 3, 16, 16])
+    (conv,) = graph.weighted_convolutions(model)
+    assert conv.name == "conv"
+    assert graph.shapes(model)[conv.input[1]] == (5 * 4 // stride, 12, kernel, groups)
+    assert graph.shapes(model)[conv.output[0]][3] == 4
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "side"), [(3, 3, 0, 15), (3, 2, 1, 18), (3, 2, 0, 16), (3, 1, 2, 16)]
+)
+def test_columns_that_do_not_divide_are_not_folded(kernel: int, stride: int, padding: int, side: int) -> None:
+    model = first_convolution(kernel, stride, padding, side)
+    before = model.SerializeToString()
+    rewrite.fold_columns(model)
+    assert model.SerializeToString() == before
+
+
+@pytest.mark.parametrize(("stride", "channels", "slow"), [(2, 17, []), (2, 16, ["conv"]), (3, 17, ["conv"])])
+def test_which_convolutions_read_the_picture_in_float(stride: int, channels: int, slow: list[str]) -> None:
+    make = onnx.helper.make_node
+    conv = make("Conv", ["images", "weight"], ["out"], name="conv", strides=[stride] * 2, pads=[1] * 4)
+    weight = np.zeros((channels, 3, 3, 3), np.float32)
+    model = onnx.helper.make_model(
+        onnx.helper.make_graph(
+            [conv],
+            "toy",
+            [onnx.helper.make_tensor_value_info("images", onnx.TensorProto.FLOAT, [1, 3, 24, 24])],
+            [onnx.helper.make_tensor_value_info("out", onnx.TensorProto.FLOAT, list("nchw"))],
+            [numpy_helper.from_array(weight, "weight")],
+        ),
+        opset_imports=[onnx.helper.make_opsetid("", 17)],
+        ir_version=8,
+    )
+    assert rewrite.better_in_float(model) == slow
+
+
+def test_a_weight_with_a_zero_point_is_not_folded() -> None:
+    model = first_convolution(3, 2, 1)
+    for tensor in model.graph.initializer:
+        if tensor.name == "wz":
+            tensor.CopyFrom(numpy_helper.from_array(np.arange(5, dtype=np.int8), "wz"))
+    before = model.SerializeToString()
+    rewrite.fold_columns(model)
+    assert model.SerializeToString() == before
+
+
 @pytest.mark.parametrize("axis", [-1, 3])
 def test_softmax_between_quantizers_is_computed_in_float(tmp_path: Path, axis: int) -> None:
     model = softmax(axis)
