@@ -33,7 +33,9 @@ class Toy:
         options = [f"--{name}={value}" for name, value in given.items()]
         folders = [f"--store={self.folder / 'store'}", f"--runs={self.folder / 'runs'}"]
         command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options, *folders, *map(str, arguments)]
-        environment = {**os.environ, "GITHUB_STEP_SUMMARY": str(self.folder / "step.md")}
+        # The session is its own, also when a worker of another one runs this test.
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
+        environment = {**kept, "GITHUB_STEP_SUMMARY": str(self.folder / "step.md")}
         return subprocess.run(
             command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False, env=environment
         )
