@@ -316,7 +316,7 @@ def better_in_float(model: onnx.ModelProto) -> list[str]:
     folded ones (:func:`fold_columns`) and lose nothing, and those that can't be folded."""
     sizes, stem = graph.shapes(model), set(graph.stem(model))
     nodes = [node for node in model.graph.node if node.name in stem]
-    return [n.name for n in nodes if sizes[n.output[0]][1] <= _BLOCK or not _fold(n, sizes, n.input[0])]
+    return [n.name for n in nodes if not _fold(n, sizes, n.input[0]) or sizes[n.output[0]][1] <= _BLOCK]
 
 
 def _fold(conv: onnx.NodeProto, sizes: Mapping[str, tuple[int, ...]], picture: str) -> _Fold | None:
@@ -325,10 +325,13 @@ def _fold(conv: onnx.NodeProto, sizes: Mapping[str, tuple[int, ...]], picture: s
 
     options = {one.name: helper.get_attribute_value(one) for one in conv.attribute}
     strides, pads = options.get("strides", [1, 1]), options.get("pads", [0, 0, 0, 0])
-    given, kernel = sizes[picture][3], sizes[conv.input[1]][3]
+    known = [sizes.get(name, ()) for name in (picture, conv.input[1], conv.output[0])]
+    if any(len(size) != 4 or 0 in size for size in known):
+        return None
+    given, kernel, wide = (size[3] for size in known)
     if options.get("group", 1) != 1 or set(options.get("dilations", [1])) != {1} or "auto_pad" in options:
         return None
-    if _COLUMNS % strides[1] or given % _COLUMNS or sizes[conv.output[0]][3] * strides[1] != given:
+    if _COLUMNS % strides[1] or given % _COLUMNS or wide * strides[1] != given:
         return None
     outputs = _COLUMNS // strides[1]
     first = -pads[1] // _COLUMNS
@@ -361,16 +364,6 @@ def fold_columns(model: onnx.ModelProto) -> None:
         if fold is None or any(stored[name].any() for name in reads[1].input[2:]):
             continue
 
-        def folded(node: onnx.NodeProto, numbers: NDArray[Any], fold: _Fold = fold) -> onnx.NodeProto:
-            """A DequantizeLinear of these numbers instead, with a scale for each of their channels."""
-            scales = [np.tile(one, fold.outputs) if one.ndim else one for one in (stored[n] for n in node.input[1:])]
-            names = [f"{name}{PART}folded" for name in node.input]
-            model.graph.initializer.extend(map(numpy_helper.from_array, [numbers, *scales], names))
-            output = f"{node.output[0]}{PART}folded"
-            made = helper.make_node("DequantizeLinear", names, [output], name=output)
-            made.attribute.extend(node.attribute)
-            return made
-
         above, below = quantizers
         height, width = sizes[picture][2:]
         colours, channels = sizes[picture][1], sizes[conv.output[0]][1]
@@ -381,8 +374,8 @@ def fold_columns(model: onnx.ModelProto) -> None:
             "DequantizeLinear", [regrouped[-1].output[0], *reads[0].input[1:]], [f"{conv.name}{PART}pixels"]
         )
         pixels.name = pixels.output[0]
-        weight = folded(reads[1], fold.weight(stored[reads[1].input[0]]))
-        biases = [folded(node, np.tile(stored[node.input[0]], fold.outputs)) for node in reads[2:]]
+        weight = _repeated(model, reads[1], fold.outputs, fold.weight(stored[reads[1].input[0]]))
+        biases = [_repeated(model, node, fold.outputs) for node in reads[2:]]
         outcome = helper.make_node("QuantizeLinear", below.input, [f"{below.output[0]}{PART}folded"], name=below.name)
         written[conv.name] = [
             *regrouped,
@@ -404,6 +397,24 @@ def fold_columns(model: onnx.ModelProto) -> None:
             *_regrouped(model, outcome.output[0], below.output[0], (*sizes[conv.output[0]][2:], channels)),
         ]
     _keep_used(model, [one for node in model.graph.node for one in written.get(node.name, [node])])
+
+
+def _repeated(
+    model: onnx.ModelProto, dequantize: onnx.NodeProto, times: int, numbers: NDArray[Any] | None = None
+) -> onnx.NodeProto:
+    """A DequantizeLinear of the same channels so many times, or of other ``numbers`` for them."""
+    from onnx import helper, numpy_helper
+
+    stored = {tensor.name: tensor for tensor in model.graph.initializer}
+    values = [numpy_helper.to_array(stored[name]) for name in dequantize.input]
+    values = [np.tile(value, times) if value.ndim == 1 else value for value in values]
+    values[0] = values[0] if numbers is None else numbers
+    names = [f"{name}{PART}repeated" for name in dequantize.input]
+    model.graph.initializer.extend(map(numpy_helper.from_array, values, names))
+    output = f"{dequantize.output[0]}{PART}repeated"
+    node = helper.make_node("DequantizeLinear", names, [output], name=output)
+    node.attribute.extend(dequantize.attribute)
+    return node
 
 
 def _regrouped(model: onnx.ModelProto, source: str, output: str, size: Sequence[int]) -> list[onnx.NodeProto]:

@@ -336,9 +336,10 @@ def sqnr_alone(floating: Graph, dtype: str, form: Form, *, progress: Progress) -
 
 def sqnr_of_artifact(floating: Graph, artifact: onnx.ModelProto, *, progress: Progress) -> dict[str, float]:
     """The raw head's SQNR in dB when one convolution alone has what an INT8 artifact gives it: its rounded weight, and
-    its input's scale and zero point. Convolutions that the artifact keeps in float, or names otherwise, are left out."""
+    its input's scale and zero point. Convolutions that the artifact keeps in float, names otherwise or folds are left out."""
     weights, quantizers = graph.dequantized_weights(artifact), graph.input_quantizers(artifact)
-    names = [name for name in floating.nodes if name in weights]
+    shapes = {name: weight.shape for name, weight in weights.items()}
+    names = [name for name in floating.nodes if shapes.get(name) == floating.weight(name).shape]
     found = {}
     for number, name in enumerate(names, 1):
         progress(f"measuring an artifact's convolutions, {number} of {len(names)}")
