@@ -10,7 +10,7 @@ import pytest
 from fixtures.options import Case
 from fixtures.recording import Record, describe_artifact
 from fixtures.workbench import Workbench
-from lowbit import files, graph, proof, qcdq, rewrite
+from lowbit import files, graph, layout, proof, qcdq
 from lowbit.artifacts import Artifact
 from lowbit.graph import Structure
 from lowbit.schemes import CATALOGUE, origins
@@ -132,8 +132,8 @@ def test_lowering_keeps_every_scale(case: Case, artifact: Artifact, workbench: W
     assert [name for name, scale in kept.items() if found.get(name, scale) != scale] == []
     # What is joined as integers is quantized nowhere but before; convolutions read it all the same.
     given, read = graph.input_quantizers(start), graph.input_quantizers(lowered)
-    assert {name.partition(rewrite.PART)[0] for name in read} >= given.keys()
-    assert [name for name, scale in read.items() if given.get(name.partition(rewrite.PART)[0], scale) != scale] == []
+    assert {name.partition(layout.PART)[0] for name in read} >= given.keys()
+    assert [name for name, scale in read.items() if given.get(name.partition(layout.PART)[0], scale) != scale] == []
     assert artifact.manifest["kept_sqnr_db"] > artifact.manifest["rounding_floor_db"] - 3
 
 

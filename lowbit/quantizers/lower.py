@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lowbit import graph, proof, rewrite
+from lowbit import graph, layout, proof
 from lowbit.artifacts import MODEL
 from lowbit.errors import BuildError
 from lowbit.quantizers import Job, ort
@@ -50,7 +50,7 @@ def build(job: Job) -> dict[str, Any]:
     floating, info = ort.source_of(job)
     scales = graph.activation_scales(artifact)
     weights, weight_scales = graph.dequantized_weights(artifact), graph.weight_scales(artifact)
-    parts = rewrite.cut_channels(floating)
+    parts = layout.cut_channels(floating)
     stored = {tensor.name: tensor for tensor in floating.graph.initializer}
     kept, rounded = [], {}
     for node in graph.weighted_convolutions(floating):
@@ -161,7 +161,7 @@ def _with_biases_of(lowered: onnx.ModelProto, artifact: onnx.ModelProto) -> onnx
     given = graph.biases(artifact)
     parts: dict[str, list[tuple[NDArray[np.float32], NDArray[np.float32]]]] = {}
     for name, (bias, step) in graph.biases(lowered).items():
-        parts.setdefault(name.partition(rewrite.PART)[0], []).append((bias, step))
+        parts.setdefault(name.partition(layout.PART)[0], []).append((bias, step))
     found = {}
     for name, pieces in parts.items():
         bias, step = (np.concatenate(one) for one in zip(*pieces, strict=True))
@@ -206,7 +206,7 @@ def _without_added(
     copied = onnx.ModelProto()
     copied.CopyFrom(lowered)
     for node, position, source in _quantized_inputs(copied):
-        if (node.name.partition(rewrite.PART)[0], position) not in there:
+        if (node.name.partition(layout.PART)[0], position) not in there:
             node.input[position] = source
     return copied
 

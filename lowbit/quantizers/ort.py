@@ -3,7 +3,7 @@
 Unsigned activations, signed per-channel weights, every quantizable op up to the head's last convolutions, so that
 whole stretches of the network stay in integers. In float stay a narrow first convolution, the softmax of attention, and
 the decode tail, where only the boxes of surviving anchors are decoded if the head allows it. Upsampling and concatenation
-become copies (:mod:`lowbit.rewrite`, :func:`concatenated`), and what SiLU takes is quantized no further down than SiLU
+become copies (:mod:`lowbit.layout`, :func:`concatenated`), and what SiLU takes is quantized no further down than SiLU
 needs (:func:`activated`).
 
 Settings: ``calibration_method`` (minmax, entropy), ``max_drop`` (of agreement with the float graph on calibration
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lowbit import graph, rewrite
+from lowbit import graph, layout, rewrite
 from lowbit.decode import HeadContract
 from lowbit.errors import UnavailableError
 from lowbit.quantizers import CalibrationReader, Job
@@ -37,7 +37,7 @@ def build(job: Job) -> dict[str, Any]:
     """Quantize ``job.source``."""
     model, info = source_of(job)
     method = job.settings["calibration_method"]
-    stem = rewrite.better_in_float(model)
+    stem = layout.better_in_float(model)
     if "max_drop" not in job.settings:
         quantize(job, model, method, exclude=stem)
         return {**info, "float_convolutions": stem}
@@ -61,7 +61,7 @@ def candidates(job: Job, model: onnx.ModelProto, contract: HeadContract) -> assi
     def build_one(kept: Sequence[str], output: Path) -> None:
         copied = type(model)()
         copied.CopyFrom(model)
-        quantize(replace(few, output=output), copied, "minmax", exclude=[*kept, *rewrite.better_in_float(copied)])
+        quantize(replace(few, output=output), copied, "minmax", exclude=[*kept, *layout.better_in_float(copied)])
 
     return assignment.Integers(job.source, contract, job.input, job.calibration.paths, job.progress, build_one)
 
@@ -70,7 +70,7 @@ def source_of(job: Job) -> tuple[onnx.ModelProto, dict[str, Any]]:
     """The graph to quantize, every parameter its own and its decode tail rewritten if its head allows it, and what the
     manifest should know of that."""
     model = graph.load(job.source)
-    rewrite.own_parameters(model)
+    layout.own_parameters(model)
     try:
         lean = rewrite.lean_tail(job.source, model)
     except UnavailableError as reason:  # other heads keep the tail that they have
@@ -90,11 +90,11 @@ def lay_out(path: Path) -> None:
     import onnx
 
     model = onnx.load(str(path))
-    rewrite.sink_dequantize(model, graph.decode_tail(model))
-    rewrite.move_integers(model)
-    rewrite.fold_columns(model)
-    rewrite.channels_last(model)
-    rewrite.softmax_in_float(model)
+    layout.sink_dequantize(model, graph.decode_tail(model))
+    layout.move_integers(model)
+    layout.fold_columns(model)
+    layout.channels_last(model)
+    layout.softmax_in_float(model)
     onnx.save(model, str(path))
 
 
@@ -117,8 +117,8 @@ def place_quantizers(
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
     methods = {"minmax": CalibrationMethod.MinMax, "entropy": CalibrationMethod.Entropy}
-    rewrite.repeat_rows(model)
-    rewrite.join_whole(model)
+    layout.repeat_rows(model)
+    layout.join_whole(model)
     tail, known = graph.decode_tail(model), dict(overrides or {})
     floating = [*tail, *exclude, *graph.downstream(model, exclude)]
     rounded = {

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from lowbit import graph, rewrite, runtime
+from lowbit import graph, layout, runtime
 from lowbit.decode import HeadContract
 from lowbit.errors import InputError
 from lowbit.imaging import InputSpec
@@ -148,7 +148,7 @@ class Integers(Candidates):
     ) -> None:
         super().__init__(path, contract, spec, pictures, progress)
         self._quantize = quantize
-        self._stem = frozenset(rewrite.better_in_float(self.floating.model))
+        self._stem = frozenset(layout.better_in_float(self.floating.model))
 
     def choices(self, name: str) -> tuple[str, ...]:
         """Float alone for a first convolution that is the faster in it."""

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from lowbit import graph, proof, rewrite, runtime
+from lowbit import graph, layout, proof, runtime
 from lowbit.datasets import load_calibration
 from lowbit.imaging import InputSpec
 from lowbit.quantizers import Job, ort
@@ -167,7 +167,7 @@ def test_convolutions_that_share_a_bias_are_all_integer(job: Job, model: onnx.Mo
     model.graph.node.insert(0, alias)
     convs["/model.0/Conv"].input[2] = "alias"
     wanted = run(model, pictures(job)[0])
-    rewrite.own_parameters(model)
+    layout.own_parameters(model)
     assert all(np.array_equal(one, two) for one, two in zip(run(model, pictures(job)[0]), wanted, strict=True))
     ort.quantize(job, copied(model), "minmax")
     options = runtime.SessionOptions("cpu")
@@ -263,7 +263,7 @@ def test_repeated_rows_are_what_resize_gives(scales: list[float]) -> None:
     model = upsampling(scales, mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor")
     picture = np.random.default_rng(0).random((1, 3, 5, 7)).astype(np.float32)
     wanted = run(model, picture)[0]
-    rewrite.repeat_rows(model)
+    layout.repeat_rows(model)
     assert [node.op_type for node in model.graph.node] == ["Transpose", "Gather", "Gather", "Transpose"]
     assert np.array_equal(run(model, picture)[0], wanted)
 
@@ -279,7 +279,7 @@ def test_repeated_rows_are_what_resize_gives(scales: list[float]) -> None:
 )
 def test_other_ways_to_resize_are_left_alone(scales: list[float], options: dict[str, str]) -> None:
     model = upsampling(scales, **options)
-    rewrite.repeat_rows(model)
+    layout.repeat_rows(model)
     assert [node.op_type for node in model.graph.node] == ["Resize"]
 
 
