@@ -105,12 +105,11 @@ def cut_channels(model: onnx.ModelProto) -> dict[str, tuple[str, slice]]:
     written: dict[str, list[onnx.NodeProto]] = {}
     origins: dict[str, tuple[str, slice]] = {}
     for conv in graph.weighted_convolutions(model):
-        after = {node.op_type: node for node in users.get(conv.output[0], [])}
-        if after.keys() != {"Sigmoid", "Mul"} or after["Sigmoid"].output[0] not in after["Mul"].input:
+        silu = _silu(conv, users)
+        found = parts.get(silu[1].output[0], []) if silu else []
+        if silu is None or not found or _group(conv) != 1:
             continue
-        found = parts.get(after["Mul"].output[0], [])
-        if not found or _group(conv) != 1:
-            continue
+        sigmoid, product = silu
         made: list[onnx.NodeProto] = []
         for number, (output, start, end) in enumerate(found):
             inputs = [conv.input[0]]
@@ -118,16 +117,16 @@ def cut_channels(model: onnx.ModelProto) -> dict[str, tuple[str, slice]]:
                 inputs.append(f"{name}{PART}{number}")
                 values = np.ascontiguousarray(numpy_helper.to_array(stored[name])[start:end])
                 model.graph.initializer.append(numpy_helper.from_array(values, inputs[-1]))
-            x, gate = (f"{name}{PART}{number}" for name in (conv.output[0], after["Sigmoid"].output[0]))
+            x, gate = (f"{name}{PART}{number}" for name in (conv.output[0], sigmoid.output[0]))
             piece = helper.make_node("Conv", inputs, [x], name=f"{conv.name}{PART}{number}")
             piece.attribute.extend(conv.attribute)
             origins[piece.name] = conv.name, slice(start, end)
             made += [
                 piece,
-                helper.make_node("Sigmoid", [x], [gate], name=f"{after['Sigmoid'].name}{PART}{number}"),
-                helper.make_node("Mul", [x, gate], [output], name=f"{after['Mul'].name}{PART}{number}"),
+                helper.make_node("Sigmoid", [x], [gate], name=f"{sigmoid.name}{PART}{number}"),
+                helper.make_node("Mul", [x, gate], [output], name=f"{product.name}{PART}{number}"),
             ]
-        written[after["Mul"].output[0]] = made
+        written[product.output[0]] = made
     nodes: list[onnx.NodeProto] = []
     for node in model.graph.node:
         if node.output[0] in written:
@@ -152,7 +151,8 @@ def join_whole(model: onnx.ModelProto) -> None:
         names, joined = [name for name, _, _ in parts], False
         for node in users.get(names[0], []):
             at = list(node.input).index(names[0])
-            if _joins_channels(node) and node.input[at : at + len(names)] == names:
+            joins = node.op_type == "Concat" and [attribute.i for attribute in node.attribute] == [1]
+            if joins and node.input[at : at + len(names)] == names:
                 inputs = [*node.input[:at], source, *node.input[at + len(names) :]]
                 del node.input[:]
                 node.input.extend(inputs)
@@ -197,10 +197,6 @@ def move_integers(model: onnx.ModelProto) -> None:
     _keep_used(model, [node for node in model.graph.node if node not in gone])
 
 
-def _joins_channels(node: onnx.NodeProto) -> bool:
-    return node.op_type == "Concat" and [attribute.i for attribute in node.attribute] == [1]
-
-
 # Channels of a block in ONNX Runtime's layout of convolutions in float, with AVX-512.
 _BLOCK = 16
 
@@ -217,11 +213,10 @@ def channels_last(model: onnx.ModelProto) -> None:
     sizes, users = graph.shapes(model), _readers(model)
     written: dict[str, list[onnx.NodeProto]] = {}
     for conv in graph.weighted_convolutions(model):
-        after = {node.op_type: node for node in users.get(conv.output[0], [])}
-        size = sizes.get(conv.output[0], ())
-        if after.keys() != {"Sigmoid", "Mul"} or len(size) != 4 or 0 in size or size[1] > _BLOCK:
+        found, size = _silu(conv, users), sizes.get(conv.output[0], ())
+        if found is None or len(size) != 4 or 0 in size or size[1] > _BLOCK:
             continue
-        gate, product = after["Sigmoid"], after["Mul"]
+        gate, product = found
         readers = {node.op_type for node in users.get(product.output[0], [])}
         if users.get(gate.output[0]) != [product] or readers != {"QuantizeLinear"}:
             continue
@@ -303,7 +298,7 @@ def fold_columns(model: onnx.ModelProto) -> None:
     from onnx import helper, numpy_helper
 
     made = {output: node for node in model.graph.node for output in node.output}
-    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    stored = {tensor.name: tensor for tensor in model.graph.initializer}
     sizes, users, picture = graph.shapes(model), _readers(model), model.graph.input[0].name
     written: dict[str, list[onnx.NodeProto]] = {}
     for conv in graph.weighted_convolutions(model):
@@ -315,9 +310,8 @@ def fold_columns(model: onnx.ModelProto) -> None:
         if len(quantizers) != 2 or len(ends) != 2 or quantizers[0].input[0] != picture:
             continue
         fold = _fold(conv, sizes, picture)
-        if fold is None or any(stored[name].any() for name in reads[1].input[2:]):
+        if fold is None or any(numpy_helper.to_array(stored[name]).any() for name in reads[1].input[2:]):
             continue
-
         above, below = quantizers
         height, width = sizes[picture][2:]
         colours, channels = sizes[picture][1], sizes[conv.output[0]][1]
@@ -328,8 +322,8 @@ def fold_columns(model: onnx.ModelProto) -> None:
             "DequantizeLinear", [regrouped[-1].output[0], *reads[0].input[1:]], [f"{conv.name}{PART}pixels"]
         )
         pixels.name = pixels.output[0]
-        weight = _repeated(model, reads[1], fold.outputs, fold.weight(stored[reads[1].input[0]]))
-        biases = [_repeated(model, node, fold.outputs) for node in reads[2:]]
+        weight = _repeated(model, stored, reads[1], fold)
+        biases = [_repeated(model, stored, node, fold) for node in reads[2:]]
         outcome = helper.make_node("QuantizeLinear", below.input, [f"{below.output[0]}{PART}folded"], name=below.name)
         written[conv.name] = [
             *regrouped,
@@ -354,15 +348,13 @@ def fold_columns(model: onnx.ModelProto) -> None:
 
 
 def _repeated(
-    model: onnx.ModelProto, dequantize: onnx.NodeProto, times: int, numbers: NDArray[Any] | None = None
+    model: onnx.ModelProto, stored: Mapping[str, onnx.TensorProto], dequantize: onnx.NodeProto, fold: _Fold
 ) -> onnx.NodeProto:
-    """A DequantizeLinear of the same channels so many times, or of other ``numbers`` for them."""
+    """A DequantizeLinear of a folded weight, or of a bias for every column of the output."""
     from onnx import helper, numpy_helper
 
-    stored = {tensor.name: tensor for tensor in model.graph.initializer}
     values = [numpy_helper.to_array(stored[name]) for name in dequantize.input]
-    values = [np.tile(value, times) if value.ndim == 1 else value for value in values]
-    values[0] = values[0] if numbers is None else numbers
+    values = [np.tile(one, fold.outputs) if one.ndim == 1 else fold.weight(one) if one.ndim else one for one in values]
     names = [f"{name}{PART}repeated" for name in dequantize.input]
     model.graph.initializer.extend(map(numpy_helper.from_array, values, names))
     output = f"{dequantize.output[0]}{PART}repeated"
@@ -449,6 +441,16 @@ def _keep_used(model: onnx.ModelProto, nodes: Sequence[onnx.NodeProto]) -> None:
     kept = [type(tensor).FromString(tensor.SerializeToString()) for tensor in kept]
     del model.graph.initializer[:], model.graph.value_info[:]
     model.graph.initializer.extend(kept)
+
+
+def _silu(
+    conv: onnx.NodeProto, users: Mapping[str, Sequence[onnx.NodeProto]]
+) -> tuple[onnx.NodeProto, onnx.NodeProto] | None:
+    """The Sigmoid and the Mul of a convolution that nothing else reads; None if something else follows it."""
+    after = {node.op_type: node for node in users.get(conv.output[0], [])}
+    if after.keys() != {"Sigmoid", "Mul"} or after["Sigmoid"].output[0] not in after["Mul"].input:
+        return None
+    return after["Sigmoid"], after["Mul"]
 
 
 def _group(conv: onnx.NodeProto) -> int:
