@@ -23,9 +23,10 @@ from brevitas.graph.gptq import gptq_mode
 
 from lowbit import detectors
 from lowbit.artifacts import default_root
-from lowbit.datasets import CalibrationSet, Dataset
+from lowbit.data.dataset import Dataset
+from lowbit.data.letterbox import InputSpec, preprocess
+from lowbit.data.lists import CalibrationSet
 from lowbit.decode import Detections, HeadContract, decode
-from lowbit.imaging import InputSpec, preprocess
 from lowbit.metrics import evaluate
 from lowbit.qat import layers
 from lowbit.qat.compensation import correct_biases, round_weights
@@ -178,7 +179,7 @@ def measure(network: layers.RawHead, dataset: Dataset, contract: HeadContract) -
             tensor, place = preprocess(image.path, InputSpec(contract.size))
             output: Any = network.model(torch.from_numpy(tensor))[0]
             seen = decode(output.numpy(), contract)
-            found[image.id] = Detections(place.to_picture(seen.boxes), seen.scores, seen.classes)
+            found[image.id] = Detections(place.to_image(seen.boxes), seen.scores, seen.classes)
     return evaluate(dataset, found).map
 
 

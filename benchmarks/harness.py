@@ -27,9 +27,9 @@ import numpy as np
 
 from lowbit import detectors, graph
 from lowbit.artifacts import BuildRequest, Store, default_root
-from lowbit.datasets import Dataset, ImageRecord
+from lowbit.data.dataset import Dataset, ImageRecord
+from lowbit.data.letterbox import preprocess
 from lowbit.decode import Detections
-from lowbit.imaging import preprocess
 from lowbit.metrics import evaluate
 from lowbit.quantizers import export, graph_request
 from lowbit.runtime import SessionOptions, for_many, open_session, predict
@@ -185,7 +185,7 @@ import sys
 from pathlib import Path
 import numpy as np
 from modelopt.onnx.quantization import quantize
-from lowbit.imaging import InputSpec, preprocess
+from lowbit.data.letterbox import InputSpec, preprocess
 source, target, size, name, tail, *pictures = sys.argv[1:]
 class Reader:
     def __init__(self): self.rewind()

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from fixtures.options import detector_name, detector_names
 from fixtures.workbench import Workbench
-from lowbit.imaging import preprocess
+from lowbit.data.letterbox import preprocess
 from lowbit.latency import host, interleave
 from lowbit.metrics import drop_interval, evaluate
 from lowbit.runtime import available_cores, deployed_options, open_session, predict

@@ -24,8 +24,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from lowbit import files, worker
+from lowbit.data.letterbox import InputSpec
 from lowbit.errors import BuildError, StoreError
-from lowbit.imaging import InputSpec
 
 STORE_VARIABLE = "LOWBIT_STORE"
 # Bump when lowbit itself builds the same settings differently: all tools', or of those that it concerns, for some builds

@@ -44,7 +44,7 @@ class Declared(_Table):
 
     ``architecture``: Ultralytics' YAML, for a ``.safetensors`` checkpoint. ``labels``: ``none`` scores agreement with
     the float detector's confident boxes, for pictures that nobody labelled. ``size``: side of the input in pixels, where
-    the file leaves it open. ``colors``, ``mean``, ``std``: as :class:`lowbit.imaging.InputSpec` says. ``head``: its kind,
+    the file leaves it open. ``colors``, ``mean``, ``std``: as :class:`lowbit.data.letterbox.InputSpec` says. ``head``: its kind,
     where the output's shape leaves it open. ``strides``: of its levels. ``classes``: the data set's category id of every
     class index, -1 for a class that the data set does not have; by default the categories in the order of their ids.
     """

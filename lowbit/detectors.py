@@ -13,21 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lowbit import files
-from lowbit.datasets import (
-    CalibrationSet,
-    Dataset,
-    load_calibration,
-    load_coco,
-    load_data,
-    load_pictures,
-    load_unlabelled,
-    pictures_of,
-)
+from lowbit.data.coco import load_coco
+from lowbit.data.dataset import Dataset
+from lowbit.data.letterbox import InputSpec
+from lowbit.data.lists import CalibrationSet, load_calibration
+from lowbit.data.load import images_of, load_data, load_images, load_unlabelled
 from lowbit.declare import Declared
 from lowbit.decode import HeadContract, HeadKind
 from lowbit.errors import InputError, LowbitError, UnavailableError
 from lowbit.fetch import default_folder
-from lowbit.imaging import InputSpec
 
 if TYPE_CHECKING:
     import torch
@@ -326,7 +320,7 @@ def _yolov10(scale: str) -> Callable[[], Detector]:
             onnx=None,
             load_data=lambda _: load_coco(_first_of(coco / "annotations", *_EVALUATED_ON)),
             load_calibration=lambda _: load_calibration(coco / "calib100.txt"),
-            load_training=lambda _: pictures_of(coco / "annotations" / "instances_train363.json"),
+            load_training=lambda _: images_of(coco / "annotations" / "instances_train363.json"),
         )
 
     return make
@@ -414,7 +408,7 @@ def _of_file(name: str, declared: Declared, *, trust: bool) -> Detector:
     data: dict[str, Any] = {
         "load_data": needs("--dataset path/to/instances.json", declared.dataset, load_data),
         "load_calibration": needs("--calibration path/to/list.txt", declared.calibration, load_calibration),
-        "load_training": needs("--training path/to/list.txt", declared.training, load_pictures),
+        "load_training": needs("--training path/to/list.txt", declared.training, load_images),
         "trust": trust,
     }
     if path.suffix == ".onnx":

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     import onnxruntime
 
+    from lowbit.data.letterbox import InputSpec
     from lowbit.decode import HeadContract
-    from lowbit.imaging import InputSpec
     from lowbit.runtime import SessionOptions
 
 WARM_UP = 10
@@ -95,8 +95,8 @@ def end_to_end(
     session: onnxruntime.InferenceSession, contract: HeadContract, spec: InputSpec, pictures: Sequence[Path]
 ) -> EndToEnd:
     """Time every stage on some pictures, one after the other, as a program without overlap would run them."""
+    from lowbit.data.letterbox import preprocess
     from lowbit.decode import decode
-    from lowbit.imaging import preprocess
 
     name = session.get_inputs()[0].name
     stages = []
@@ -106,7 +106,7 @@ def end_to_end(
         clock.append(time.perf_counter())
         output = session.run(None, {name: tensor})[0]
         clock.append(time.perf_counter())
-        place.to_picture(decode(output, contract).boxes)
+        place.to_image(decode(output, contract).boxes)
         clock.append(time.perf_counter())
         stages.append(np.diff(clock))
     return EndToEnd(*map(float, np.median(stages[1:], 0)))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lowbit.datasets import Dataset
+from lowbit.data.dataset import Dataset
 from lowbit.decode import Detections
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)

@@ -22,10 +22,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from lowbit.datasets import Dataset, ImageRecord
+from lowbit.data.dataset import Dataset, ImageRecord
+from lowbit.data.letterbox import InputSpec, preprocess
 from lowbit.decode import Detections, HeadContract, decode
 from lowbit.errors import LowbitError, UnavailableError
-from lowbit.imaging import InputSpec, preprocess
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -323,7 +323,7 @@ def predict(
         with turn:
             output: NDArray[np.float32] = session.run(None, {name: tensor})[0]
         seen = decode(output, contract)
-        return Detections(place.to_picture(seen.boxes), seen.scores, seen.classes)
+        return Detections(place.to_image(seen.boxes), seen.scores, seen.classes)
 
     found: dict[int, Detections] = {}
     # OpenCV's own threads would take the cores from those that run pictures.

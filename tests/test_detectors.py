@@ -9,10 +9,11 @@ import pytest
 
 from fixtures.workbench import Workbench
 from lowbit import detectors, graph, runtime
-from lowbit.datasets import Dataset, load_coco
+from lowbit.data.coco import load_coco
+from lowbit.data.dataset import Dataset
+from lowbit.data.letterbox import preprocess
 from lowbit.decode import HeadKind, decode
 from lowbit.errors import UnavailableError
-from lowbit.imaging import preprocess
 from lowbit.metrics import evaluate
 from lowbit.schemes import CATALOGUE
 

@@ -10,7 +10,10 @@ from filelock import FileLock
 
 from lowbit import files
 from lowbit.bundled.scenes import SCENES_VERSION, SPLIT_SEEDS, write_split
-from lowbit.datasets import CalibrationSet, Dataset, load_calibration, load_coco, pictures_of
+from lowbit.data.coco import load_coco
+from lowbit.data.dataset import Dataset
+from lowbit.data.lists import CalibrationSet, load_calibration
+from lowbit.data.load import images_of
 
 
 def _split(folder: Path, split: str, count: int) -> Path:
@@ -46,4 +49,4 @@ def calibration(folder: Path, count: int) -> CalibrationSet:
 def training(folder: Path, count: int) -> CalibrationSet:
     """The first ``count`` pictures that shapes10n was trained on; their source is the COCO file that labels them."""
     target = _split(folder, "train", count)
-    return pictures_of(target / "instances_train.json")
+    return images_of(target / "instances_train.json")

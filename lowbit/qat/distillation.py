@@ -29,10 +29,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lowbit import files
-from lowbit.datasets import Dataset, confident
+from lowbit.data.dataset import Dataset
+from lowbit.data.images import read_image
+from lowbit.data.letterbox import PAD_VALUE, InputSpec, preprocess
+from lowbit.data.pseudo_labels import confident
 from lowbit.decode import Detections
 from lowbit.errors import BuildError, InputError
-from lowbit.imaging import PAD_VALUE, InputSpec, preprocess, read_image
 from lowbit.metrics import DEPLOYED_CONFIDENCE, evaluate
 
 STATE, CURVE, PICTURE = "training.pt", "training.csv", "training.png"

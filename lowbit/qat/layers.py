@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from lowbit.data.letterbox import InputSpec, preprocess
 from lowbit.decode import Detections, HeadContract, decode
 from lowbit.detectors import OPSET, Detector
 from lowbit.errors import BuildError, UnavailableError
-from lowbit.imaging import InputSpec, preprocess
 from lowbit.proof import HeadDifference, compare_heads, raw_heads
 from lowbit.qat.distillation import Raw, Targets
 from lowbit.runtime import SessionOptions
@@ -299,7 +299,7 @@ def detections(network: RawHead, picture: Path, *, contract: HeadContract) -> De
     with torch.inference_mode():
         output: Any = network.model(torch.from_numpy(tensor).to(next(network.parameters()).device))
     seen = decode((output[0] if isinstance(output, tuple) else output).cpu().numpy(), contract)
-    return Detections(place.to_picture(seen.boxes), seen.scores, seen.classes)
+    return Detections(place.to_image(seen.boxes), seen.scores, seen.classes)
 
 
 def export(network: RawHead, size: int, path: Path) -> None:

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lowbit.artifacts import Artifact, BuildRequest
-from lowbit.datasets import CalibrationSet
-from lowbit.imaging import InputSpec
+from lowbit.data.letterbox import InputSpec
+from lowbit.data.lists import CalibrationSet
 from lowbit.schemes import Scheme
 
 # Tools that quantize the torch module: their request names the detector, and they may learn from training pictures.

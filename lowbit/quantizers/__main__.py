@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from lowbit import graph, worker
-from lowbit.datasets import CalibrationSet
-from lowbit.imaging import InputSpec
+from lowbit.data.letterbox import InputSpec
+from lowbit.data.lists import CalibrationSet
 from lowbit.quantizers import Job, tool
 
 

@@ -25,7 +25,7 @@ import numpy as np
 
 from lowbit import detectors
 from lowbit.artifacts import MANIFEST
-from lowbit.datasets import load_data
+from lowbit.data.load import load_data
 from lowbit.decode import HeadContract, HeadKind
 from lowbit.errors import BuildError
 from lowbit.quantizers import Job

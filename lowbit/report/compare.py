@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from lowbit import results
-from lowbit.datasets import Dataset, load_data
+from lowbit.data.dataset import Dataset
+from lowbit.data.load import load_data
 from lowbit.decode import Detections
 from lowbit.errors import InputError
 from lowbit.gate import points

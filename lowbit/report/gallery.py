@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lowbit import files
-from lowbit.datasets import Dataset
+from lowbit.data.dataset import Dataset
+from lowbit.data.images import read_image
 from lowbit.decode import Detections
-from lowbit.imaging import read_image
 from lowbit.metrics import DEPLOYED_CONFIDENCE, ImageChange
 from lowbit.results import PictureRecord
 

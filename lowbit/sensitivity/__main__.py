@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from lowbit import detectors, worker
-from lowbit.datasets import CalibrationSet
+from lowbit.data.letterbox import InputSpec
+from lowbit.data.lists import CalibrationSet
 from lowbit.decode import HeadKind
-from lowbit.imaging import InputSpec
 from lowbit.sensitivity import autoquant, find, native
 
 # Every convolution twice, alone and spared: few pictures rank as many do.

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from lowbit import graph, layout, runtime
+from lowbit.data.letterbox import InputSpec
 from lowbit.decode import HeadContract
 from lowbit.errors import InputError
-from lowbit.imaging import InputSpec
 from lowbit.sensitivity import native, search
 
 if TYPE_CHECKING:

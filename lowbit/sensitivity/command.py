@@ -15,7 +15,10 @@ from typing import Any
 
 from lowbit import declare, files, latency, metrics, runtime
 from lowbit.artifacts import Store, default_root
-from lowbit.datasets import CalibrationSet, Dataset, check_classes, check_leak, load_calibration, load_data
+from lowbit.data.dataset import Dataset, check_classes
+from lowbit.data.leak import check_leak
+from lowbit.data.lists import CalibrationSet, load_calibration
+from lowbit.data.load import load_data
 from lowbit.detectors import Detector, find
 from lowbit.errors import InputError
 from lowbit.gate import points

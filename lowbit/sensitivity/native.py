@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lowbit import graph
-from lowbit.datasets import Dataset, confident
+from lowbit.data.dataset import Dataset
+from lowbit.data.letterbox import InputSpec, Letterbox, preprocess
+from lowbit.data.pseudo_labels import confident
 from lowbit.decode import Detections, HeadContract, decode
-from lowbit.imaging import InputSpec, Letterbox, preprocess
 from lowbit.metrics import DEPLOYED_CONFIDENCE, evaluate
 from lowbit.proof import compare_heads
 
@@ -276,7 +277,7 @@ class Graph:
 
 def in_picture(seen: Detections, place: Letterbox) -> Detections:
     """Detections in the picture's own pixels."""
-    return Detections(place.to_picture(seen.boxes), seen.scores, seen.classes)
+    return Detections(place.to_image(seen.boxes), seen.scores, seen.classes)
 
 
 def quantize(

@@ -22,10 +22,10 @@ from filelock import FileLock
 
 from lowbit import files, worker
 from lowbit.artifacts import version
-from lowbit.datasets import CalibrationSet
+from lowbit.data.letterbox import InputSpec
+from lowbit.data.lists import CalibrationSet
 from lowbit.detectors import Detector
 from lowbit.errors import BuildError, InputError, UnavailableError
-from lowbit.imaging import InputSpec
 from lowbit.results import RankedLayer, SweepRecord
 from lowbit.sensitivity import Combination, autoquant
 from lowbit.sensitivity import find as find_combination

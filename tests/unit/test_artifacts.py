@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from lowbit.artifacts import MANIFEST, MODEL, BuildRequest, Store
+from lowbit.data.letterbox import InputSpec
 from lowbit.errors import BuildError, InputError, LowbitError, StoreError
-from lowbit.imaging import InputSpec
 
 ROOT = Path(__file__).parents[2]
 FAULTS = {

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from lowbit import cli, results
-from lowbit.datasets import Dataset, load_coco
+from lowbit.data.coco import load_coco
+from lowbit.data.dataset import Dataset
 from lowbit.decode import Detections
 from lowbit.metrics import evaluate
 from lowbit.results import ArtifactRecord, Entry, Results, Status

@@ -13,7 +13,8 @@ import onnx
 import pytest
 
 from lowbit import files, graph
-from lowbit.datasets import load_coco
+from lowbit.data.coco import load_coco
+from lowbit.data.letterbox import InputSpec
 from lowbit.decode import HeadContract, HeadKind
 from lowbit.detectors import (
     ASSETS_VARIABLE,
@@ -26,7 +27,6 @@ from lowbit.detectors import (
     rebuild,
 )
 from lowbit.errors import InputError, UnavailableError
-from lowbit.imaging import InputSpec
 from tests.unit.lazily import lazily
 from tests.unit.toys import make_detector
 

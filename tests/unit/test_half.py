@@ -9,9 +9,9 @@ import onnx
 import pytest
 
 from lowbit import graph, runtime
-from lowbit.datasets import CalibrationSet
+from lowbit.data.letterbox import InputSpec
+from lowbit.data.lists import CalibrationSet
 from lowbit.detectors import find
-from lowbit.imaging import InputSpec
 from lowbit.quantizers import Job, half
 
 SIZE = 320

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from lowbit import graph, latency, runtime
-from lowbit.imaging import InputSpec
+from lowbit.data.letterbox import InputSpec
 from tests.unit import toys
 
 

@@ -11,10 +11,10 @@ import pytest
 from onnx import numpy_helper
 
 from lowbit import graph, runtime
-from lowbit.datasets import load_calibration
+from lowbit.data.letterbox import InputSpec, preprocess
+from lowbit.data.lists import load_calibration
 from lowbit.decode import decode
 from lowbit.errors import BuildError
-from lowbit.imaging import InputSpec, preprocess
 from lowbit.proof import kernels
 from lowbit.quantizers import Job, lower
 from tests.unit import toys

@@ -15,7 +15,8 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from lowbit.datasets import Dataset, ImageRecord, load_coco
+from lowbit.data.coco import load_coco
+from lowbit.data.dataset import Dataset, ImageRecord
 from lowbit.decode import Detections
 from lowbit.metrics import Accuracy, compare, drop_interval, evaluate, resampled_map, worst_class
 

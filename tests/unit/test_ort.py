@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from lowbit import graph, layout, proof, runtime
-from lowbit.datasets import load_calibration
-from lowbit.imaging import InputSpec
+from lowbit.data.letterbox import InputSpec
+from lowbit.data.lists import load_calibration
 from lowbit.quantizers import Job, ort
 from tests.unit import toys
 

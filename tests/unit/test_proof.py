@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from lowbit import graph, proof, runtime
+from lowbit.data.letterbox import InputSpec, preprocess
 from lowbit.decode import Detections
 from lowbit.errors import LowbitError
-from lowbit.imaging import InputSpec, preprocess
 from lowbit.quantizers import Job, ort
 from tests.unit import toys
 
@@ -32,7 +32,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> list[NDArray[np.float32]
 
 @pytest.fixture(scope="module")
 def quantized(detector: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from lowbit.datasets import load_calibration
+    from lowbit.data.lists import load_calibration
 
     folder = tmp_path_factory.mktemp("quantized")
     calibration = load_calibration(toys.make_calibration(folder))

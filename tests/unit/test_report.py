@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from lowbit import cli, metrics
-from lowbit.datasets import load_coco
+from lowbit.data.coco import load_coco
 from lowbit.decode import Detections
 from lowbit.metrics import Accuracy, ImageChange
 from lowbit.report import gallery, summary

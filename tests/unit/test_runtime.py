@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 
 from lowbit import graph, runtime
-from lowbit.datasets import Dataset, load_data
+from lowbit.data.dataset import Dataset
+from lowbit.data.letterbox import InputSpec, preprocess
+from lowbit.data.load import load_data
 from lowbit.decode import HeadContract, decode
 from lowbit.errors import InputError
-from lowbit.imaging import InputSpec, preprocess
 from tests.unit import toys
 
 SPEC = InputSpec(toys.SIZE)
@@ -83,7 +84,7 @@ def test_many_pictures_are_seen_as_one_by_one(
         tensor, place = preprocess(image.path, SPEC)
         seen = decode(one.run(None, {"images": tensor})[0], contract)
         assert np.array_equal(found[image.id].scores, seen.scores)
-        assert np.array_equal(found[image.id].boxes, place.to_picture(seen.boxes))
+        assert np.array_equal(found[image.id].boxes, place.to_image(seen.boxes))
 
 
 def test_an_unreadable_picture_ends_it_at_once(detector: Path, contract: HeadContract, dataset: Dataset) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from lowbit.bundled import data
 from lowbit.bundled.scenes import CLASSES, SIZE, SPLIT_SEEDS, draw, write_split
-from lowbit.datasets import load_coco
+from lowbit.data.coco import load_coco
 
 
 def test_a_seed_is_a_scene() -> None:

@@ -16,10 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lowbit import cli, graph, runtime, sensitivity
+from lowbit.data.letterbox import InputSpec
 from lowbit.decode import HeadKind
 from lowbit.detectors import find
 from lowbit.errors import BuildError, InputError, UnavailableError
-from lowbit.imaging import InputSpec
 from lowbit.sensitivity import GRID, Combination, assignment, autoquant, layermap, native, search, sweep
 from tests.unit import toys
 
@@ -336,7 +336,7 @@ def swept(tmp_path: Path) -> sweep.Sweep:
     toys.make_pictures(tmp_path / "pictures", 2, seed=1)
     listing = tmp_path / "list.txt"
     listing.write_text("pictures/1-0.png\npictures/1-1.png\n")
-    from lowbit.datasets import load_calibration
+    from lowbit.data.lists import load_calibration
 
     graph_path = toys.make_detector(tmp_path / "toy.onnx")
     return sweep.Sweep(detector, graph_path, load_calibration(listing), 64, tmp_path / "runs", timeout=120)

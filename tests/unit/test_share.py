@@ -11,8 +11,8 @@ import pytest
 
 from lowbit import cli, share
 from lowbit.artifacts import MANIFEST, BuildRequest, Store
+from lowbit.data.letterbox import InputSpec
 from lowbit.errors import InputError, StoreError
-from lowbit.imaging import InputSpec
 
 
 @pytest.fixture

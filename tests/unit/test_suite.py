@@ -200,7 +200,7 @@ def test_bad_input_is_refused_at_once(toy: Toy, tmp_path: Path) -> None:
     cases: list[tuple[dict[str, Path], str]] = [
         ({"calibration": tmp_path / "none.txt"}, "no such calibration list"),
         ({"calibration": empty}, "the calibration list is empty"),
-        ({"calibration": leaky}, "are evaluation pictures"),
+        ({"calibration": leaky}, "are evaluation images"),
         ({"dataset": tmp_path / "none.json"}, "no such annotation file"),
         ({"detector": truncated}, "is no valid ONNX model"),
         ({"detector": Path("yolov11")}, "there is no detector 'yolov11'"),

@@ -1,0 +1,81 @@
+"""Images without labels: calibration lists and folders."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lowbit import files
+from lowbit.data.images import SUFFIXES, hash_images, is_file
+from lowbit.data.letterbox import InputSpec, preprocess
+from lowbit.errors import InputError
+
+
+@dataclass(frozen=True)
+class CalibrationSet:
+    """An ordered list of images for calibration, and the list file that named them."""
+
+    source: Path
+    paths: tuple[Path, ...]
+
+    @cached_property
+    def image_hashes(self) -> dict[str, Path]:
+        """SHA-256 of every image's bytes, to its path."""
+        return hash_images(list(self.paths))
+
+    @cached_property
+    def digest(self) -> str:
+        """One hash over all images' bytes, in order: what calibration depends on, wherever the files lie."""
+        return files.digest(list(self.image_hashes))
+
+    def first(self, count: int) -> CalibrationSet:
+        """The first ``count`` images."""
+        return CalibrationSet(self.source, self.paths[:count])
+
+    def batches(self, spec: InputSpec) -> Iterator[NDArray[np.float32]]:
+        """Stream the images, float32 [1, 3, size, size] each; never more than one in memory."""
+        for path in self.paths:
+            yield preprocess(path, spec)[0]
+
+
+def load_calibration(path: Path) -> CalibrationSet:
+    """Read a calibration list: one image a line, relative to the list's folder; blank lines and # comments pass.
+
+    Raises :class:`InputError` for a missing, unreadable or empty list and for images that are not there.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{path}: no such calibration list. Write one image's path a line and check --calibration."
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read as text ({error}). --calibration takes a list of images.") from error
+    names = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    if not names:
+        raise InputError(f"{path}: the calibration list is empty. List 50 to 500 images like those of deployment.")
+    paths = tuple(path.parent / name for name in names)
+    missing = [str(p) for p in paths if not is_file(p)]
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise InputError(f"{path}: {missing[0]}{more} does not exist. Paths are relative to the list's folder.")
+    if len(set(paths)) != len(paths):
+        raise InputError(f"{path}: names an image twice. List every image once.")
+    return CalibrationSet(path, paths)
+
+
+def images_in(path: Path, place: Path) -> list[Path]:
+    """The images of a folder and those below it, or of a list; ``path`` is who named it."""
+    if place.is_dir():
+        found = sorted(file for file in place.rglob("*") if file.suffix.lower() in SUFFIXES)
+        if not found:
+            raise InputError(f"{place}: has no images, and {path} names it.")
+        return found
+    if place.suffix == ".txt" and is_file(place):
+        return list(load_calibration(place).paths)
+    raise InputError(f"{place}: is neither a folder nor a list of images (.txt), and {path} names it.")
