@@ -115,7 +115,7 @@ def doctor() -> str:
 
     machine = environment()
     lines = [f"Python {machine['python']}, {machine['cpu']['name']}, {machine['cpu']['cores']} cores"]
-    lines.append(f"GPU: {machine['gpu']['name'] if machine['gpu'] else 'none found by nvidia-smi'}")
+    lines.append(f"GPU: {machine['gpu']['name'] if machine['gpu'] else 'none that the driver shows'}")
     lines += [f"{name}: {found or 'not installed'}" for name, found in machine["packages"].items()]
     lines += ["", "| scheme | " + " | ".join(runtime.PROVIDERS) + " |", "|---|" + "---|" * len(runtime.PROVIDERS)]
     reasons: dict[str, None] = {}

@@ -148,10 +148,11 @@ def in_batches(
 
 def host() -> str:
     """A name for the machine's hardware (not its host name): what timings may be compared within."""
-    from lowbit.runtime import available_cores, gpu
+    from lowbit.host import gpu
+    from lowbit.runtime import available_cores
 
     device = gpu()
-    return f"{cpu_name()}, {available_cores()} threads" + (f", {device['name']}" if device else "")
+    return f"{cpu_name()}, {available_cores()} threads" + (f", {device.name}" if device else "")
 
 
 def cpu_name() -> str:

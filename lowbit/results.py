@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import os
 import platform
@@ -10,12 +11,12 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from lowbit import files
+from lowbit import files, host
 from lowbit.errors import InputError
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 class Status(StrEnum):
@@ -58,8 +59,8 @@ class LatencyRecord(_Model):
     """Single-stream latency in seconds, throughput in images a second, speed-up against FP32 in the same run, and against
     FP16 on a GPU. ``end_to_end``: median seconds of ``preprocess``, ``model`` and ``postprocess`` of one picture.
     ``batched``: :class:`lowbit.latency.Batched`, where the graph takes several pictures. ``affinity``: the logical
-    processor of every thread, None where the operating system places them. ``gpu_state``: clocks, temperature, power and
-    throttling before and after."""
+    processor of every thread, None where the operating system places them. ``gpu_state``: the GPU
+    before and after."""
 
     p50: float
     p90: float
@@ -75,7 +76,7 @@ class LatencyRecord(_Model):
     end_to_end: dict[str, float] | None = None
     batched: dict[str, float] | None = None
     affinity: list[int] | None = None
-    gpu_state: list[dict[str, str]] | None = None
+    gpu_state: list[host.GpuState] | None = None
     host: str
 
 
@@ -201,13 +202,24 @@ class Results(_Model):
     entries: list[Entry]
     sweeps: list[SweepRecord] = []
 
+    @model_validator(mode="before")
+    @classmethod
+    def _of_any_schema(cls, data: Any) -> Any:
+        """Bring an older file's content to this schema; refuse a newer one, whose fields may mean something else."""
+        if not isinstance(data, dict):
+            return data
+        schema = data.get("schema")
+        if not isinstance(schema, int) or not 1 <= schema <= SCHEMA:
+            raise ValueError(f"schema {schema} is unknown, this lowbit reads 1 to {SCHEMA}")
+        return _from_schema_1(data) if schema == 1 else data
+
     def write(self, path: Path) -> None:
         """Write atomically. Raises :class:`lowbit.errors.StoreError`."""
         files.write_json(path, self.model_dump(mode="json", by_alias=True))
 
 
 def read(path: Path) -> Results:
-    """Read a results.json. Raises :class:`InputError` for a missing, damaged or foreign file."""
+    """Read a results.json of this or an older schema. Raises :class:`InputError` for a missing, damaged or foreign file."""
     try:
         return Results.model_validate_json(path.read_bytes())
     except OSError as error:
@@ -215,7 +227,53 @@ def read(path: Path) -> Results:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the file"
-        raise InputError(f"{path}: is no results.json of schema {SCHEMA} ({where}: {first['msg']}).") from error
+        raise InputError(
+            f"{path}: is no results.json of schema {SCHEMA} or older ({where}: {first['msg']})."
+        ) from error
+
+
+def _from_schema_1(data: dict[str, Any]) -> dict[str, Any]:
+    """Schema 1 had the GPU's state as nvidia-smi prints it."""
+    entries = data.get("entries")
+    upgraded = [_entry_from_schema_1(entry) for entry in entries] if isinstance(entries, list) else entries
+    return {**data, "schema": SCHEMA, "entries": upgraded}
+
+
+def _entry_from_schema_1(entry: Any) -> Any:
+    if not (isinstance(entry, dict) and isinstance(latency := entry.get("latency"), dict)):
+        return entry
+    if not isinstance(states := latency.get("gpu_state"), list):
+        return entry
+    return {**entry, "latency": {**latency, "gpu_state": [_gpu_state_from_schema_1(state) for state in states]}}
+
+
+def _gpu_state_from_schema_1(state: Any) -> Any:
+    if not isinstance(state, dict):
+        return state
+
+    def number(field: str) -> str | None:
+        """The number before the unit; "[N/A]" is None."""
+        value = str(state.get(field, "")).split(" ")[0]
+        return value if value[:1].isdigit() else None
+
+    clock, most, celsius, watts, reasons = (
+        number(field)
+        for field in (
+            "clocks.sm",
+            "clocks.max.sm",
+            "temperature.gpu",
+            "power.draw",
+            "clocks_throttle_reasons.active",
+        )
+    )
+    return host.GpuState(
+        uuid=None,
+        sm_clock_mhz=int(clock) if clock else None,
+        max_sm_clock_mhz=int(most) if most else None,
+        temperature_c=int(celsius) if celsius else None,
+        power_w=float(watts) if watts else None,
+        throttle_reasons=host.throttle_reasons(int(reasons, 16)) if reasons else None,
+    )
 
 
 def environment() -> dict[str, Any]:
@@ -224,14 +282,15 @@ def environment() -> dict[str, Any]:
 
     from lowbit.artifacts import version
     from lowbit.latency import cpu_name
-    from lowbit.runtime import available_cores, gpu
+    from lowbit.runtime import available_cores
 
+    gpu = host.gpu()
     names = ("lowbit", "onnxruntime-gpu", "onnx", "nvidia-modelopt", "torch", "ultralytics", "brevitas", "numpy")
     return {
         "python": platform.python_version(),
         "packages": {name: version(name) for name in (*names, "opencv-python", "pytest-benchmark")},
         "cpu": {"name": cpu_name(), "cores": available_cores()},
-        "gpu": gpu(),
+        "gpu": dataclasses.asdict(gpu) if gpu else None,
         "providers": onnxruntime.get_available_providers(),
     }
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import os
-import subprocess
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -26,6 +25,7 @@ from lowbit.data.dataset import Dataset, ImageRecord
 from lowbit.data.letterbox import InputSpec, preprocess
 from lowbit.decode import Detections, HeadContract, decode
 from lowbit.errors import LowbitError, UnavailableError
+from lowbit.host import gpu
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -199,48 +199,6 @@ def timed_run(session: onnxruntime.InferenceSession, tensor: NDArray[np.float32]
     return BoundRun(session, tensor, "cuda")
 
 
-_GPU_STATE = "clocks.sm,clocks.max.sm,temperature.gpu,power.draw,clocks_throttle_reasons.active"
-
-
-def gpu_state() -> dict[str, str] | None:
-    """The first GPU's clocks, temperature, power and reasons for throttling by nvidia-smi (read only), or None."""
-    try:
-        done = subprocess.run(
-            ["nvidia-smi", f"--query-gpu={_GPU_STATE}", "--format=csv,noheader"],
-            capture_output=True,
-            text=True,
-            timeout=20,
-            check=True,
-        )
-        return dict(zip(_GPU_STATE.split(","), map(str.strip, done.stdout.splitlines()[0].split(",")), strict=True))
-    except (OSError, subprocess.SubprocessError, IndexError, ValueError):
-        return None
-
-
-@functools.cache
-def gpu() -> dict[str, Any] | None:
-    """The first NVIDIA GPU's name, compute capability and driver by nvidia-smi (read only), or None."""
-    query = "--query-gpu=name,compute_cap,driver_version"
-    try:
-        done = subprocess.run(
-            ["nvidia-smi", query, "--format=csv,noheader"], capture_output=True, text=True, timeout=20, check=True
-        )
-        name, capability, driver = (part.strip() for part in done.stdout.splitlines()[0].split(","))
-        return {"name": name, "compute_capability": float(capability), "driver": driver}
-    except (OSError, subprocess.SubprocessError, IndexError, ValueError):
-        return None
-
-
-@functools.cache
-def gpu_count() -> int:
-    """How many NVIDIA GPUs nvidia-smi lists."""
-    try:
-        done = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, timeout=20, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return 0
-    return len(done.stdout.splitlines())
-
-
 @functools.cache
 def provider_reason(provider: str) -> str | None:
     """Why a provider can't be used on this machine, with the remedy; None if it can."""
@@ -249,7 +207,7 @@ def provider_reason(provider: str) -> str | None:
     if provider not in PROVIDERS:
         return f"there is no provider {provider!r}; known: {', '.join(PROVIDERS)}"
     if provider != "cpu" and gpu() is None:
-        return f"{PROVIDERS[provider]} needs an NVIDIA GPU; nvidia-smi shows none on this machine (use one that has: pixi run -e cuda gate)"
+        return f"{PROVIDERS[provider]} needs an NVIDIA GPU; the driver shows none to this process (use a machine that has one: pixi run -e cuda gate)"
     if provider == "cuda":
         preload = getattr(onnxruntime, "preload_dlls", None)
         if preload:
@@ -294,8 +252,9 @@ def capability(precision: str, tool: str, provider: str) -> str | None:
         if not _installed(module):
             return f"the tool {tool} needs {package}, which is not installed (pip install -c constraints.txt {package})"
     device = gpu()
-    if precision == "fp8" and provider != "cpu" and device and device["compute_capability"] < 8.9:
-        return f"FP8 kernels need compute capability 8.9; {device['name']} has {device['compute_capability']}"
+    computes = device.compute_capability if device else None
+    if precision == "fp8" and provider != "cpu" and device and computes and computes < 8.9:
+        return f"FP8 kernels need compute capability 8.9; {device.name} has {computes}"
     return None
 
 

@@ -13,7 +13,7 @@ import pytest
 from fixtures.options import Case
 from fixtures.recording import Record, describe_artifact, describe_runtime
 from fixtures.workbench import Workbench
-from lowbit import latency, runtime
+from lowbit import host, latency, runtime
 from lowbit.artifacts import Artifact
 from lowbit.errors import UnavailableError
 from lowbit.graph import Structure
@@ -48,7 +48,7 @@ def test_latency(
         for scheme in references
         if scheme != case.scheme.id
     }
-    state = [runtime.gpu_state()] if case.provider != "cpu" else []
+    state = [host.gpu_state()] if case.provider != "cpu" else []
     run = runtime.timed_run(session, timing_input, case.provider)
     speed: dict[str, Any] = {}
     batched = None
@@ -65,7 +65,7 @@ def test_latency(
             path = workbench.deployed(case).path
             batched = dataclasses.asdict(latency.in_batches(path, options, timing_input))
     timing = latency.summarize(benchmark.stats.stats.data)
-    state += [runtime.gpu_state()] if state else []
+    state += [host.gpu_state()] if state else []
     measured = {**dataclasses.asdict(timing), **speed, "end_to_end": dataclasses.asdict(stages), "batched": batched}
     benchmark.extra_info.update(measured, **options.as_json())
     record(
@@ -74,7 +74,7 @@ def test_latency(
             **measured,
             "host": latency.host(),
             "affinity": list(options.cores) or None,
-            "gpu_state": [one for one in state if one] or None,
+            "gpu_state": [dataclasses.asdict(one) for one in state if one] or None,
         },
         **describe_runtime(case, workbench),
     )

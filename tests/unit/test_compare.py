@@ -66,7 +66,7 @@ def run(folder: Path, dataset: Dataset, missed: int = 0, speedup: float = 1.2, s
         artifact=ArtifactRecord(path="m", sha256=folder.name, bytes=size),
         latency=latency(speedup, speedup - 0.02, speedup + 0.02),
     ).model_copy(update=more)
-    Results(schema=1, run_id=folder.name, started="now", environment=ENVIRONMENT, entries=[entry]).write(
+    Results(schema=results.SCHEMA, run_id=folder.name, started="now", environment=ENVIRONMENT, entries=[entry]).write(
         folder / "results.json"
     )
     return folder

@@ -15,7 +15,7 @@ from lowbit import graph
 from lowbit.detectors import load_state
 from lowbit.errors import InputError, LowbitError
 from lowbit.report.summary import markdown
-from lowbit.results import Entry, Results, Status
+from lowbit.results import SCHEMA, Entry, Results, Status
 from tests.unit import toys
 
 
@@ -107,7 +107,7 @@ def test_reports_escape_what_they_print() -> None:
         map=0.5,
         drop=0.1,
     )
-    results = Results(schema=1, run_id="r", started="now", environment={}, entries=[entry])
+    results = Results(schema=SCHEMA, run_id="r", started="now", environment={}, entries=[entry])
     text = markdown(results)
     assert "<script>" not in text
     assert "<b>" not in text

@@ -18,6 +18,7 @@ from lowbit.metrics import Accuracy, ImageChange
 from lowbit.report import gallery, summary
 from lowbit.report import html as report
 from lowbit.results import (
+    SCHEMA,
     ArtifactRecord,
     CrossCheck,
     EngineRecord,
@@ -74,7 +75,7 @@ def measured(scheme: str, drop: float, **more: Any) -> Entry:
 
 
 def page(folder: Path, *entries: Entry) -> str:
-    results = Results(schema=1, run_id="r1", started="now", environment=ENVIRONMENT, entries=list(entries))
+    results = Results(schema=SCHEMA, run_id="r1", started="now", environment=ENVIRONMENT, entries=list(entries))
     return report.page(results, folder)
 
 
@@ -119,7 +120,7 @@ def test_two_opinions_of_a_sweep(tmp_path: Path) -> None:
     sweep = SweepRecord(
         detector="d", combination="int8-int8-per_layer", images=16, graph_images=4, rank_correlation=0.4, layers=layers
     )
-    results = Results(schema=1, run_id="r1", started="now", environment=ENVIRONMENT, entries=[], sweeps=[sweep])
+    results = Results(schema=SCHEMA, run_id="r1", started="now", environment=ENVIRONMENT, entries=[], sweeps=[sweep])
     text = report.page(results, tmp_path)
     checked(text)
     assert "Nothing was gated" in text and "The gate is open" not in text
@@ -143,7 +144,7 @@ def test_a_second_tool_is_put_beside_the_first(tmp_path: Path) -> None:
     checked(text)
     assert said in text and "a<b" not in text
     assert f"- `int8-nncf` beside `int8-modelopt-entropy`: {said} `a&lt;b`, `c`" in summary.markdown(
-        Results(schema=1, run_id="r1", started="now", environment=ENVIRONMENT, entries=[one])
+        Results(schema=SCHEMA, run_id="r1", started="now", environment=ENVIRONMENT, entries=[one])
     )
 
 
@@ -165,7 +166,7 @@ def test_an_engine_is_said_in_a_sentence(tmp_path: Path) -> None:
     assert f"int8-modelopt-entropy {said}; 6 convolutions in float" in text and "a<b" not in text
     half = one.model_copy(update={"scheme": "fp16"})
     written = summary.markdown(
-        Results(schema=1, run_id="r1", started="now", environment=ENVIRONMENT, entries=[one, half])
+        Results(schema=SCHEMA, run_id="r1", started="now", environment=ENVIRONMENT, entries=[one, half])
     )
     assert f"{said}; 6 convolutions in float: `a&lt;b`, `c`, `d`, `e`, `f`, ...\n" in written
     assert f"`fp16` {said}\n" in written
@@ -199,7 +200,9 @@ def test_pictures_are_embedded_from_the_run_only(tmp_path: Path) -> None:
 
 
 def test_report_command_writes_both_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    results = Results(schema=1, run_id="r1", started="now", environment=ENVIRONMENT, entries=[measured("fp32", 0.0)])
+    results = Results(
+        schema=SCHEMA, run_id="r1", started="now", environment=ENVIRONMENT, entries=[measured("fp32", 0.0)]
+    )
     results.write(tmp_path / "results.json")
     assert cli.main(["report", str(tmp_path)]) == 0
     assert "<!doctype html>" in (tmp_path / "report.html").read_text()

@@ -11,6 +11,7 @@ import pytest
 
 from lowbit import results
 from lowbit.errors import InputError
+from lowbit.host import GpuState
 from lowbit.report import summary
 from lowbit.results import Entry, LatencyRecord, Results, Status
 
@@ -37,7 +38,7 @@ def entry(scheme: str, drop: float | None = 0.0, **more: Any) -> Entry:
 
 
 def run(*entries: Entry) -> Results:
-    return Results(schema=1, run_id="r1", started="now", environment=ENVIRONMENT, entries=list(entries))
+    return Results(schema=results.SCHEMA, run_id="r1", started="now", environment=ENVIRONMENT, entries=list(entries))
 
 
 def test_round_trip(tmp_path: Path) -> None:
@@ -46,7 +47,7 @@ def test_round_trip(tmp_path: Path) -> None:
     first.write(path)
     assert results.read(path) == first
     data = json.loads(path.read_text())
-    assert data["schema"] == 1
+    assert data["schema"] == results.SCHEMA == 2
     assert data["entries"][0]["latency"] is None
 
 
@@ -73,7 +74,7 @@ def test_a_damaged_file_is_refused_by_name(tmp_path: Path, change: str) -> None:
     path = tmp_path / "results.json"
     run(entry("fp32")).write(path)
     path.write_bytes(damage(json.loads(path.read_text()), change))
-    with pytest.raises(InputError, match=r"results\.json: is no results\.json of schema 1"):
+    with pytest.raises(InputError, match=r"results\.json: is no results\.json of schema 2 or older"):
         results.read(path)
 
 
@@ -149,3 +150,39 @@ def test_the_summary_has_every_skip_with_its_reason() -> None:
 )
 def test_what_is_recommended(entries: list[Entry], expected: str) -> None:
     assert expected in summary.recommend(entries)
+
+
+OLD = Path(__file__).parent / "data" / "results_schema_1.json"
+
+
+def test_a_file_of_schema_1_is_read(tmp_path: Path) -> None:
+    """Written by a release of that time, but for the GPU's state, which a machine with one adds."""
+    found = results.read(OLD)
+    assert found.schema_version == results.SCHEMA
+    assert [(e.scheme, e.map) for e in found.entries if e.map is not None] == [("fp32", 1.0), ("int8-ort-minmax", 1.0)]
+    quantized = found.entries[1].latency
+    assert quantized is not None and quantized.gpu_state == [
+        GpuState(None, 1980, 1980, 34, 112.96, ["sw_power_cap"]),
+        GpuState(None, 1755, 1980, 41, None, None),
+    ]
+    found.write(tmp_path / "results.json")
+    assert results.read(tmp_path / "results.json") == found
+
+
+@pytest.mark.parametrize("schema", [0, results.SCHEMA + 1, "2", None])
+def test_an_unknown_schema_is_refused(tmp_path: Path, schema: object) -> None:
+    path = tmp_path / "results.json"
+    run(entry("fp32")).write(path)
+    path.write_text(json.dumps({**json.loads(path.read_text()), "schema": schema}))
+    with pytest.raises(InputError, match=rf"schema {schema} is unknown, this lowbit reads 1 to {results.SCHEMA}"):
+        results.read(path)
+
+
+@pytest.mark.parametrize("state", [1, "hot", [], {"clocks.sm": [1]}, {"clocks_throttle_reasons.active": "9x"}])
+def test_a_damaged_old_file_is_refused_by_name(tmp_path: Path, state: object) -> None:
+    data = json.loads(OLD.read_text())
+    data["entries"][1]["latency"]["gpu_state"] = [state, 1]
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(data))
+    with pytest.raises(InputError, match=r"results\.json: is no results\.json of schema 2 or older"):
+        results.read(path)
