@@ -22,7 +22,6 @@ from brevitas.graph.gpfq import gpfq_mode
 from brevitas.graph.gptq import gptq_mode
 
 from lowbit import detectors
-from lowbit.artifacts import default_root
 from lowbit.data.dataset import Dataset
 from lowbit.data.letterbox import InputSpec, preprocess
 from lowbit.data.lists import CalibrationSet
@@ -32,6 +31,7 @@ from lowbit.qat import layers
 from lowbit.qat.compensation import correct_biases, round_weights
 from lowbit.quantizers import Job
 from lowbit.sensitivity import mixed
+from lowbit.store.store import default_root
 
 PICTURES = 32
 RECONSTRUCTED, RECONSTRUCTION_STEPS = 8, 80

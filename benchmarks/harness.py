@@ -26,7 +26,6 @@ from typing import Any
 import numpy as np
 
 from lowbit import detectors, graph
-from lowbit.artifacts import BuildRequest, Store, default_root
 from lowbit.data.dataset import Dataset, ImageRecord
 from lowbit.data.letterbox import preprocess
 from lowbit.decode import Detections
@@ -34,6 +33,8 @@ from lowbit.metrics import evaluate
 from lowbit.quantizers import export, graph_request
 from lowbit.runtime import SessionOptions, for_many, open_session, predict
 from lowbit.schemes import CATALOGUE
+from lowbit.store.key import BuildRequest
+from lowbit.store.store import Store, default_root
 
 Row = Callable[[str, str, str], None]
 

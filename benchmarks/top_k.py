@@ -15,11 +15,11 @@ import numpy as np
 import onnx
 
 from lowbit import detectors
-from lowbit.artifacts import Store, default_root
 from lowbit.metrics import evaluate
 from lowbit.quantizers import export
 from lowbit.runtime import SessionOptions, for_many, open_session, predict
 from lowbit.sensitivity import native
+from lowbit.store.store import Store, default_root
 
 PICTURES = 8
 

@@ -192,11 +192,11 @@ def compare_runs(options: argparse.Namespace) -> int:
 
 def share_store(options: argparse.Namespace) -> str:
     """Copy artifacts and say how many."""
-    from lowbit import share
-    from lowbit.artifacts import Store, default_root
+    from lowbit.store import sharing
+    from lowbit.store.store import Store, default_root
 
     show = _Progress()
-    count = getattr(share, options.direction)(Store(default_root()), options.url, show)
+    count = getattr(sharing, options.direction)(Store(default_root()), options.url, show)
     show.end()
     return f"{count} artifacts {'pushed to' if options.direction == 'push' else 'pulled from'} {options.url}"
 

@@ -280,9 +280,9 @@ def environment() -> dict[str, Any]:
     """Python, packages, processor, GPU and providers of this machine."""
     import onnxruntime
 
-    from lowbit.artifacts import version
     from lowbit.latency import cpu_name
     from lowbit.runtime import available_cores
+    from lowbit.store.key import version
 
     gpu = host.gpu()
     names = ("lowbit", "onnxruntime-gpu", "onnx", "nvidia-modelopt", "torch", "ultralytics", "brevitas", "numpy")

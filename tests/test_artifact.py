@@ -11,10 +11,10 @@ from fixtures.options import Case
 from fixtures.recording import Record, describe_artifact
 from fixtures.workbench import Workbench
 from lowbit import files, graph, layout, proof, qcdq
-from lowbit.artifacts import Artifact
 from lowbit.graph import Structure
 from lowbit.schemes import CATALOGUE, origins
 from lowbit.sensitivity.mixed import SETTINGS
+from lowbit.store.artifact import Artifact
 
 pytestmark = pytest.mark.artifact
 

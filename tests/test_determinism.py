@@ -9,10 +9,10 @@ import pytest
 
 from fixtures.options import Case
 from fixtures.workbench import Workbench
-from lowbit.artifacts import Store
 from lowbit.metrics import evaluate
 from lowbit.runtime import predict
 from lowbit.schemes import CATALOGUE, Scheme
+from lowbit.store.store import Store
 
 ONE_A_TOOL = {scheme.tool: scheme for scheme in reversed(CATALOGUE.values())}
 

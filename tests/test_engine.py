@@ -12,10 +12,10 @@ from fixtures.options import Case
 from fixtures.recording import Record
 from fixtures.workbench import Workbench
 from lowbit import engines, latency, proof, runtime
-from lowbit.artifacts import Artifact
 from lowbit.decode import decode
 from lowbit.results import EngineRecord
 from lowbit.schemes import find
+from lowbit.store.artifact import Artifact
 
 PAIRS = 40
 

@@ -14,10 +14,10 @@ from fixtures.options import Case
 from fixtures.recording import Record, describe_artifact, describe_runtime
 from fixtures.workbench import Workbench
 from lowbit import host, latency, runtime
-from lowbit.artifacts import Artifact
 from lowbit.errors import UnavailableError
 from lowbit.graph import Structure
 from lowbit.schemes import find
+from lowbit.store.artifact import Artifact
 
 ROUNDS = 60
 PAIRS = 40

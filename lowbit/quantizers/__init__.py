@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lowbit.artifacts import Artifact, BuildRequest
 from lowbit.data.letterbox import InputSpec
 from lowbit.data.lists import CalibrationSet
 from lowbit.schemes import Scheme
+from lowbit.store.artifact import Artifact
+from lowbit.store.key import BuildRequest
 
 # Tools that quantize the torch module: their request names the detector, and they may learn from training pictures.
 TORCH_TOOLS = frozenset({"brevitas"})

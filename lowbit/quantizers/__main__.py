@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lowbit import graph, worker
+from lowbit import graph
 from lowbit.data.letterbox import InputSpec
 from lowbit.data.lists import CalibrationSet
 from lowbit.quantizers import Job, tool
+from lowbit.store import worker
 
 
 def build(request: dict[str, Any], folder: Path, progress: worker.Progress) -> dict[str, Any] | None:

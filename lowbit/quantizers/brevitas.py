@@ -24,11 +24,11 @@ from typing import Any
 import numpy as np
 
 from lowbit import detectors
-from lowbit.artifacts import MANIFEST
 from lowbit.data.load import load_data
 from lowbit.decode import HeadContract, HeadKind
 from lowbit.errors import BuildError
 from lowbit.quantizers import Job
+from lowbit.store.artifact import MANIFEST
 
 PACKAGES = ("torch", "ultralytics", "brevitas", "onnx", "onnxoptimizer", "lightning-fabric", "numpy", "opencv-python")
 # The rest of the calibration pictures changes percentiles little and costs seconds each in float.

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from lowbit import detectors
-from lowbit.artifacts import BuildRequest
 from lowbit.decode import HeadKind
 from lowbit.quantizers import Job
+from lowbit.store.key import BuildRequest
 
 PACKAGES = ("torch", "ultralytics", "onnx")
 

@@ -23,10 +23,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lowbit import graph, layout, proof
-from lowbit.artifacts import MODEL
 from lowbit.errors import BuildError
 from lowbit.quantizers import Job, ort
 from lowbit.runtime import SessionOptions
+from lowbit.store.artifact import MODEL
 
 if TYPE_CHECKING:
     import onnx

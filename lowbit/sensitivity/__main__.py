@@ -6,11 +6,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lowbit import detectors, worker
+from lowbit import detectors
 from lowbit.data.letterbox import InputSpec
 from lowbit.data.lists import CalibrationSet
 from lowbit.decode import HeadKind
 from lowbit.sensitivity import autoquant, find, native
+from lowbit.store import worker
 
 # Every convolution twice, alone and spared: few pictures rank as many do.
 _GRAPH_PICTURES = 4

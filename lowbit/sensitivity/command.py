@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from lowbit import declare, files, latency, metrics, runtime
-from lowbit.artifacts import Store, default_root
 from lowbit.data.dataset import Dataset, check_classes
 from lowbit.data.leak import check_leak
 from lowbit.data.lists import CalibrationSet, load_calibration
@@ -27,6 +26,7 @@ from lowbit.sensitivity import GRID, assignment, layermap, native
 from lowbit.sensitivity import find as find_combination
 from lowbit.sensitivity import search as searching
 from lowbit.sensitivity import sweep as sweeping
+from lowbit.store.store import Store, default_root
 
 # Of runs of FP32 and of a candidate, for its speed-up.
 _PAIRS = 20

@@ -20,8 +20,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from lowbit import files, worker
-from lowbit.artifacts import version
+from lowbit import files
 from lowbit.data.letterbox import InputSpec
 from lowbit.data.lists import CalibrationSet
 from lowbit.detectors import Detector
@@ -29,6 +28,8 @@ from lowbit.errors import BuildError, InputError, UnavailableError
 from lowbit.results import RankedLayer, SweepRecord
 from lowbit.sensitivity import Combination, autoquant
 from lowbit.sensitivity import find as find_combination
+from lowbit.store import worker
+from lowbit.store.key import version
 
 MANIFEST, REPORT, INDEX = "quant_manifest.json", "layer-sensitivity-report.json", "index.json"
 TOP = 10

@@ -9,107 +9,27 @@ folder, which the next build of that key removes, and what its tool keeps in ``u
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
-import json
 import os
 import shutil
 import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from lowbit import files, worker
-from lowbit.data.letterbox import InputSpec
+from lowbit import files
 from lowbit.errors import BuildError, StoreError
+from lowbit.store import worker
+from lowbit.store.artifact import LOG, MANIFEST, MODEL, Artifact, read_artifact
+from lowbit.store.key import BuildRequest
 
 STORE_VARIABLE = "LOWBIT_STORE"
-# Bump when lowbit itself builds the same settings differently: all tools', or of those that it concerns, for some builds
-# take half an hour.
-BUILD_VERSION = 4
-TOOL_VERSIONS = {"ort": 8, "lower": 8}
 DEFAULT_TIMEOUT = 7200.0
-MODEL, MANIFEST, LOG = "model.onnx", "manifest.json", "build.log"
 _MIN_FREE_BYTES = 200 * 2**20
 Progress = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Artifact:
-    """A finished artifact: its file, its hash and its manifest."""
-
-    path: Path
-    sha256: str
-    manifest: dict[str, Any]
-    built: bool
-
-    @property
-    def size_bytes(self) -> int:
-        """Size of the ONNX file in bytes."""
-        return self.path.stat().st_size
-
-    @property
-    def log(self) -> Path:
-        """The log of the build."""
-        return self.path.parent / LOG
-
-
-@dataclass(frozen=True)
-class BuildRequest:
-    """All that shapes an artifact. ``settings`` must be JSON-able.
-
-    ``source``: the FP32 ONNX to quantize, or the checkpoint for tool ``export``. ``identity`` describes it by content.
-    ``calibration``: list of pictures, ``calibration_digest`` their content; empty for tools that need none.
-    ``training``: pictures that a recovery may learn from, likewise; ``training_labels``: the COCO file that labels them,
-    for settings that use labels (``training_digest`` covers it). ``start``: the artifact that this one starts from.
-    """
-
-    tool: str
-    scheme: str
-    settings: dict[str, Any]
-    source: Path
-    identity: dict[str, Any]
-    input: InputSpec
-    calibration: tuple[Path, ...] = ()
-    calibration_digest: str | None = None
-    training: tuple[Path, ...] = ()
-    training_digest: str | None = None
-    training_labels: Path | None = None
-    start: Artifact | None = None
-    packages: tuple[str, ...] = ()
-
-    def ingredients(self) -> dict[str, Any]:
-        """What the key is made of, and what the manifest says."""
-        return {
-            "build_version": TOOL_VERSIONS.get(self.tool, BUILD_VERSION),
-            "scheme": self.scheme,
-            "tool": self.tool,
-            "settings": self.settings,
-            "source": self.identity,
-            "size": self.input.size,
-            "calibration": self.calibration_digest,
-            **({"training": self.training_digest} if self.training else {}),
-            **({"start": self.start.manifest["key"]} if self.start else {}),
-            "preprocessing": self.input.preprocessing if self.calibration else None,
-            "tool_versions": {name: version(name) for name in self.packages},
-        }
-
-    @property
-    def key(self) -> str:
-        """SHA-256 of the ingredients, shortened to 40 hexadecimal digits."""
-        return files.digest(self.ingredients())[:40]
-
-
-def version(package: str) -> str | None:
-    """The installed version of a package, or None."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def default_root() -> Path:
@@ -248,20 +168,6 @@ class Store:
             kept = self.root / "failed" / f"{key}.log"
             kept.parent.mkdir(parents=True, exist_ok=True)
             log.replace(kept)
-
-
-def read_artifact(folder: Path) -> Artifact | None:
-    """A whole artifact, or None if any part is missing, unreadable or not what the manifest says."""
-    if folder.is_symlink():
-        return None  # nothing that lowbit made; a link could point anywhere
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        model = folder / MODEL
-        if model.is_symlink() or files.sha256(model) != manifest["sha256"] or manifest["key"] != folder.name:
-            return None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return Artifact(model, manifest["sha256"], manifest, built=False)
 
 
 def _build_in_worker(

@@ -12,8 +12,9 @@ from collections.abc import Callable
 from pathlib import PurePosixPath
 from typing import Any
 
-from lowbit.artifacts import MANIFEST, Store, read_artifact
 from lowbit.errors import InputError, StoreError
+from lowbit.store.artifact import MANIFEST, read_artifact
+from lowbit.store.store import Store
 
 Progress = Callable[[str], None]
 

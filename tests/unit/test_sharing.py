@@ -9,10 +9,13 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from lowbit import cli, share
-from lowbit.artifacts import MANIFEST, BuildRequest, Store
+from lowbit import cli
 from lowbit.data.letterbox import InputSpec
 from lowbit.errors import InputError, StoreError
+from lowbit.store import sharing
+from lowbit.store.artifact import MANIFEST
+from lowbit.store.key import BuildRequest
+from lowbit.store.store import Store
 
 
 @pytest.fixture
@@ -49,11 +52,11 @@ def keys(store: Store) -> list[str]:
 
 
 def test_what_is_pushed_is_pulled_whole_and_once(built: Store, url: str, tmp_path: Path) -> None:
-    assert share.push(built, url) == 2
-    assert share.push(built, url) == 0
+    assert sharing.push(built, url) == 2
+    assert sharing.push(built, url) == 0
     other = Store(tmp_path / "other")
-    assert share.pull(other, url) == 2
-    assert share.pull(other, url) == 0
+    assert sharing.pull(other, url) == 2
+    assert sharing.pull(other, url) == 0
     assert keys(other) == keys(built)
     for key in keys(built):
         one, two = built.root / "artifacts" / key, other.root / "artifacts" / key
@@ -63,36 +66,36 @@ def test_what_is_pushed_is_pulled_whole_and_once(built: Store, url: str, tmp_pat
 
 def test_half_an_artifact_is_not_there_yet(built: Store, url: str, tmp_path: Path) -> None:
     """The manifest goes last: an interrupted push leaves nothing that a pull takes, and the next push mends it."""
-    share.push(built, url)
+    sharing.push(built, url)
     system, place = fsspec.core.url_to_fs(url)
     first, second = keys(built)
     system.rm(f"{place}/artifacts/{first}/{MANIFEST}")
     other = Store(tmp_path / "other")
-    assert share.pull(other, url) == 1 and keys(other) == [second]
-    assert share.push(built, url) == 1
-    assert share.pull(other, url) == 1 and keys(other) == [first, second]
+    assert sharing.pull(other, url) == 1 and keys(other) == [second]
+    assert sharing.push(built, url) == 1
+    assert sharing.pull(other, url) == 1 and keys(other) == [first, second]
 
 
 def test_a_damaged_copy_is_refused(built: Store, url: str, tmp_path: Path) -> None:
-    share.push(built, url)
+    sharing.push(built, url)
     system, place = fsspec.core.url_to_fs(url)
     key = keys(built)[0]
     system.pipe_file(f"{place}/artifacts/{key}/model.onnx", b"something else")
     other = Store(tmp_path / "other")
     with pytest.raises(StoreError, match=f"artifact {key} is not what its manifest says"):
-        share.pull(other, url)
+        sharing.pull(other, url)
     assert not (other.root / "artifacts").exists() or key not in keys(other)
 
 
 def test_a_damaged_artifact_is_not_pushed(built: Store, url: str) -> None:
     (built.root / "artifacts" / keys(built)[0] / "model.onnx").write_bytes(b"something else")
-    assert share.push(built, url) == 1
+    assert sharing.push(built, url) == 1
 
 
 @pytest.mark.parametrize("direction", ["push", "pull"])
 def test_an_address_that_nobody_knows(direction: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(InputError, match="nowhere://there: is no address that fsspec can open"):
-        getattr(share, direction)(Store(tmp_path), "nowhere://there")
+        getattr(sharing, direction)(Store(tmp_path), "nowhere://there")
     assert cli.main(["store", direction, "nowhere://there"]) == 2
     assert "nowhere://there" in capsys.readouterr().err
 

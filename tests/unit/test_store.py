@@ -16,9 +16,11 @@ from typing import Any
 
 import pytest
 
-from lowbit.artifacts import MANIFEST, MODEL, BuildRequest, Store
 from lowbit.data.letterbox import InputSpec
 from lowbit.errors import BuildError, InputError, LowbitError, StoreError
+from lowbit.store.artifact import MANIFEST, MODEL
+from lowbit.store.key import BuildRequest
+from lowbit.store.store import Store
 
 ROOT = Path(__file__).parents[2]
 FAULTS = {
@@ -186,7 +188,7 @@ def test_two_at_once_build_once(store: Store, tmp_path: Path) -> None:
 
 def test_ctrl_c_ends_the_build_and_the_next_run_is_right(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from tests.unit.test_artifacts import *\n"
+        "import sys; from pathlib import Path; from tests.unit.test_store import *\n"
         "root = Path(sys.argv[1]); Store(root / 'store', timeout=60).get(request_for(root, 'hang'))"
     )
     process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, stderr=subprocess.PIPE)
@@ -207,7 +209,7 @@ def test_ctrl_c_ends_the_build_and_the_next_run_is_right(tmp_path: Path) -> None
 
 def test_a_killed_caller_takes_its_build_with_it(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from tests.unit.test_artifacts import *\n"
+        "import sys; from pathlib import Path; from tests.unit.test_store import *\n"
         "root = Path(sys.argv[1]); Store(root / 'store', timeout=60).get(request_for(root, 'hang'))"
     )
     process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT)
@@ -235,7 +237,7 @@ def test_a_build_resumes_from_what_it_left(store: Store, tmp_path: Path) -> None
 
 def test_two_processes_build_once(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from tests.unit.test_artifacts import *\n"
+        "import sys; from pathlib import Path; from tests.unit.test_store import *\n"
         "root = Path(sys.argv[1]); print(Store(root / 'store', timeout=60).get(request_for(root, 'slow')).built)"
     )
     command = [sys.executable, "-c", code, str(tmp_path)]
@@ -297,6 +299,6 @@ def test_a_store_that_cannot_be_written_says_so() -> None:
 
 
 def test_a_full_disk_says_so(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lowbit.artifacts._MIN_FREE_BYTES", 1 << 60)
+    monkeypatch.setattr("lowbit.store.store._MIN_FREE_BYTES", 1 << 60)
     with pytest.raises(StoreError, match="MiB are free"):
         store.check()
