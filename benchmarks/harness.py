@@ -30,8 +30,9 @@ from lowbit.data.dataset import Dataset, ImageRecord
 from lowbit.data.letterbox import preprocess
 from lowbit.decode import Detections
 from lowbit.metrics import evaluate
+from lowbit.predict import predict
 from lowbit.quantizers import export, graph_request
-from lowbit.runtime import SessionOptions, for_many, open_session, predict
+from lowbit.runtime import SessionOptions, for_many, open_session
 from lowbit.schemes import CATALOGUE
 from lowbit.store.key import BuildRequest
 from lowbit.store.store import Store, default_root

@@ -22,7 +22,8 @@ from fixtures.workbench import Workbench
 from lowbit.data.letterbox import preprocess
 from lowbit.latency import host, interleave
 from lowbit.metrics import drop_interval, evaluate
-from lowbit.runtime import available_cores, deployed_options, open_session, predict
+from lowbit.predict import predict
+from lowbit.runtime import available_cores, deployed_options, open_session
 from lowbit.schemes import CATALOGUE
 
 PAIRS = 60

@@ -16,8 +16,9 @@ import onnx
 
 from lowbit import detectors
 from lowbit.metrics import evaluate
+from lowbit.predict import predict
 from lowbit.quantizers import export
-from lowbit.runtime import SessionOptions, for_many, open_session, predict
+from lowbit.runtime import SessionOptions, for_many, open_session
 from lowbit.sensitivity import native
 from lowbit.store.store import Store, default_root
 

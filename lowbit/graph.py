@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from lowbit.decode import HeadContract, HeadKind
 from lowbit.errors import InputError, UnavailableError
+from lowbit.runtime import plain_session
 
 if TYPE_CHECKING:
     import onnx
@@ -135,12 +136,8 @@ def _inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
 
 def _settle_outputs(path: Path, model: onnx.ModelProto) -> None:
     """Write the outputs' shapes, by running the graph once: shape inference loses them behind TopK and NMS."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
     try:
-        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        session = plain_session(model)
         dims = [dim.dim_value for dim in _inputs(model)[0].type.tensor_type.shape.dim]
         found = session.run(None, {session.get_inputs()[0].name: np.zeros(dims, np.float32)})
     except Exception as error:  # ORT's exceptions have no common base of their own

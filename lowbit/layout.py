@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lowbit import graph
+from lowbit.runtime import plain_session
 
 if TYPE_CHECKING:
     import onnx
@@ -497,7 +498,6 @@ def _channels(
 def _values(model: onnx.ModelProto, names: Collection[str]) -> dict[str, NDArray[Any]]:
     """What these tensors hold, be they stored or computed from shapes."""
     import onnx
-    import onnxruntime
 
     if not names:
         return {}
@@ -505,9 +505,7 @@ def _values(model: onnx.ModelProto, names: Collection[str]) -> dict[str, NDArray
     copied.CopyFrom(model)
     del copied.graph.output[:]
     copied.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in names)
-    settings = onnxruntime.SessionOptions()
-    settings.log_severity_level = 3
-    session = onnxruntime.InferenceSession(copied.SerializeToString(), settings, providers=["CPUExecutionProvider"])
+    session = plain_session(copied)
     feed = session.get_inputs()[0]
     results = session.run(list(names), {feed.name: np.zeros(feed.shape, np.float32)})
     return dict(zip(names, results, strict=True))

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from lowbit import graph
 from lowbit.decode import HeadContract, HeadKind, anchor_points
 from lowbit.errors import BuildError, UnavailableError
+from lowbit.runtime import plain_session
 
 if TYPE_CHECKING:
     import onnx
@@ -71,14 +72,7 @@ def check_same(model: onnx.ModelProto, rewritten: onnx.ModelProto, inputs: Seque
 
     Returns how many were compared. Raises :class:`BuildError` if one has no equal.
     """
-    import onnxruntime
-
-    settings = onnxruntime.SessionOptions()
-    settings.log_severity_level = 3
-    sessions = [
-        onnxruntime.InferenceSession(m.SerializeToString(), settings, providers=["CPUExecutionProvider"])
-        for m in (model, rewritten)
-    ]
+    sessions = [plain_session(one) for one in (model, rewritten)]
     compared = 0
     for number, tensor in enumerate(inputs):
         one, two = (session.run(None, {session.get_inputs()[0].name: tensor})[0][0] for session in sessions)

@@ -15,6 +15,7 @@ from lowbit.data.letterbox import preprocess
 from lowbit.decode import HeadKind, decode
 from lowbit.errors import UnavailableError
 from lowbit.metrics import evaluate
+from lowbit.predict import predict
 from lowbit.schemes import CATALOGUE
 
 # The real checkpoint was rebuilt from a quantized one: its DFL bins are up to 0.06 off the whole numbers that a decoder
@@ -33,9 +34,7 @@ def find(workbench: Workbench, name: str) -> detectors.Detector:
 def float_map(workbench: Workbench, name: str, dataset: Dataset) -> float:
     path = workbench.artifact(name, CATALOGUE["fp32"]).path
     session = runtime.open_session(path, runtime.for_many(runtime.SessionOptions()))
-    return evaluate(
-        dataset, runtime.predict(session, workbench.contract(name), dataset, workbench.detector(name).input)
-    ).map
+    return evaluate(dataset, predict(session, workbench.contract(name), dataset, workbench.detector(name).input)).map
 
 
 @pytest.mark.accuracy

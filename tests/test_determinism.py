@@ -10,7 +10,7 @@ import pytest
 from fixtures.options import Case
 from fixtures.workbench import Workbench
 from lowbit.metrics import evaluate
-from lowbit.runtime import predict
+from lowbit.predict import predict
 from lowbit.schemes import CATALOGUE, Scheme
 from lowbit.store.store import Store
 

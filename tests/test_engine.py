@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from fixtures.options import Case
 from fixtures.recording import Record
 from fixtures.workbench import Workbench
-from lowbit import engines, latency, proof, runtime
+from lowbit import latency, proof, runtime
 from lowbit.decode import decode
 from lowbit.results import EngineRecord
+from lowbit.runtime import tensorrt
 from lowbit.schemes import find
 from lowbit.store.artifact import Artifact
 
@@ -21,7 +22,7 @@ PAIRS = 40
 
 
 @pytest.fixture(scope="module")
-def references() -> dict[str, engines.Engine]:
+def references() -> dict[str, tensorrt.Engine]:
     """The FP32 engines, by detector."""
     return {}
 
@@ -33,17 +34,17 @@ def test_engine(
     artifact: Artifact,
     timing_input: NDArray[np.float32],
     workbench: Workbench,
-    references: dict[str, engines.Engine],
+    references: dict[str, tensorrt.Engine],
     record: Record,
 ) -> None:
     """Built with the types of the graph, obeyed; INT4 weights in their INT8 form, as for TensorRT's provider."""
-    if why := engines.reason():
+    if why := tensorrt.reason():
         pytest.skip(why)
     workbench.say(f"{case.id}: building a TensorRT engine")
-    engine = engines.Engine(workbench.deployed(case).path, timing_input)
+    engine = tensorrt.Engine(workbench.deployed(case).path, timing_input)
     if case.detector not in references:  # a build takes minutes, and every scheme compares with it
         source = workbench.artifact(case.detector, find("fp32")).path
-        references[case.detector] = engines.Engine(source, timing_input)
+        references[case.detector] = tensorrt.Engine(source, timing_input)
     reference = references[case.detector]
     speed, _, seconds = latency.interleave(reference, engine, pairs=PAIRS)
     timing = latency.summarize(seconds)

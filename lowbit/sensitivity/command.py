@@ -21,6 +21,7 @@ from lowbit.data.load import load_data
 from lowbit.detectors import Detector, find
 from lowbit.errors import InputError
 from lowbit.gate import points
+from lowbit.predict import predict
 from lowbit.quantizers import Job, ort
 from lowbit.sensitivity import GRID, assignment, layermap, native
 from lowbit.sensitivity import find as find_combination
@@ -205,7 +206,7 @@ def _verify(detector: Detector, dataset: Dataset | None, reference: Any, session
         def progress(done: int, total: int) -> None:
             _say(f"evaluating {name}, image {done} of {total}")
 
-        return metrics.evaluate(dataset, runtime.predict(one, detector.contract(), dataset, detector.input, progress))
+        return metrics.evaluate(dataset, predict(one, detector.contract(), dataset, detector.input, progress))
 
     first, second = accuracy(reference, "fp32"), accuracy(session, "the chosen one")
     low, high = metrics.drop_interval(first, second, len(dataset.images))

@@ -22,6 +22,7 @@ from lowbit.data.pseudo_labels import confident
 from lowbit.decode import Detections, HeadContract, decode
 from lowbit.metrics import DEPLOYED_CONFIDENCE, evaluate
 from lowbit.proof import compare_heads
+from lowbit.runtime import plain_session
 
 if TYPE_CHECKING:
     import onnx
@@ -230,16 +231,8 @@ class Graph:
         return min(compare_heads(self._heads, self._run(model)[0]).sqnr_db, 999.0)
 
     def _session(self, model: onnx.ModelProto) -> Any:
-        import onnxruntime
-
-        from lowbit.runtime import available_cores
-
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        options.intra_op_num_threads = available_cores()
         # What is asked for is what is computed: no integer kernels, no fused float8 that nothing can run.
-        options.add_session_config_entry("session.disable_quant_qdq", "1")
-        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return plain_session(model, (("session.disable_quant_qdq", "1"),))
 
     def _run(self, model: onnx.ModelProto) -> tuple[list[NDArray[np.float32]], dict[int, Detections]]:
         names = [model.graph.output[0].name, *graph.head_outputs(self.model)]

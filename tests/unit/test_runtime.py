@@ -19,6 +19,7 @@ from lowbit.data.letterbox import InputSpec, preprocess
 from lowbit.data.load import load_data
 from lowbit.decode import HeadContract, decode
 from lowbit.errors import InputError
+from lowbit.predict import predict
 from tests.unit import toys
 
 SPEC = InputSpec(toys.SIZE)
@@ -69,7 +70,7 @@ def test_many_pictures_are_seen_as_one_by_one(
     options = runtime.SessionOptions(threads=2)
     one, many = (runtime.open_session(detector, o) for o in (options, runtime.for_many(options)))
     session, steps = Slow(many), []
-    found = runtime.predict(
+    found = predict(
         session,  # type: ignore[arg-type]
         contract,
         dataset,
@@ -90,8 +91,8 @@ def test_many_pictures_are_seen_as_one_by_one(
 def test_an_unreadable_picture_ends_it_at_once(detector: Path, contract: HeadContract, dataset: Dataset) -> None:
     dataset.images[0].path.write_bytes(b"no picture")
     session = Slow(runtime.open_session(detector, runtime.SessionOptions(threads=1)))
-    with pytest.raises(InputError, match="no picture that OpenCV can decode"):
-        runtime.predict(session, contract, dataset, SPEC, in_turns=True)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="no image that OpenCV can decode"):
+        predict(session, contract, dataset, SPEC, in_turns=True)  # type: ignore[arg-type]
     assert session.runs < 11
 
 
@@ -104,7 +105,7 @@ def threads() -> Iterator[int]:
 
 def test_opencv_gets_its_threads_back(detector: Path, contract: HeadContract, dataset: Dataset, threads: int) -> None:
     cv2.setNumThreads(3)
-    runtime.predict(runtime.open_session(detector, runtime.SessionOptions()), contract, dataset, SPEC)
+    predict(runtime.open_session(detector, runtime.SessionOptions()), contract, dataset, SPEC)
     assert cv2.getNumThreads() == 3
 
 

@@ -1,110 +1,25 @@
-"""Sessions: providers and their options, what this machine can do, predictions.
+"""ONNX Runtime's execution providers: the sessions that they open, and what this machine can do.
 
-The deployed artifact is what is measured: :func:`open_session` is the one place that makes a session, for accuracy and
-for latency alike.
+The deployed artifact is what is measured: :func:`open_session` makes the session for accuracy and for latency alike.
 """
 
 from __future__ import annotations
 
 import functools
-import os
-import threading
-from collections import Counter
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from lowbit.data.dataset import Dataset, ImageRecord
-from lowbit.data.letterbox import InputSpec, preprocess
-from lowbit.decode import Detections, HeadContract, decode
 from lowbit.errors import LowbitError, UnavailableError
 from lowbit.host import gpu
+from lowbit.runtime.options import PROVIDERS, SessionOptions, available_cores
 
 if TYPE_CHECKING:
+    import onnx
     import onnxruntime
-
-PROVIDERS = {
-    "cpu": "CPUExecutionProvider",
-    "cuda": "CUDAExecutionProvider",
-    "trt": "TensorrtExecutionProvider",
-}
-
-
-@dataclass(frozen=True)
-class SessionOptions:
-    """What a session is made with; recorded with every result.
-
-    ``threads``: intra-op threads, fixed so that timings repeat. ``config``: ONNX Runtime session configuration entries;
-    ``provider_config``: the execution provider's options. ``optimized``: False is ``ORT_DISABLE_ALL``, the parity reference.
-    ``profile``: where to write ONNX Runtime's profile. ``cores``: the logical processor of every thread, the calling one's
-    first (:func:`on_cores` puts it there); none leaves them to the operating system.
-    """
-
-    provider: str = "cpu"
-    threads: int = field(default_factory=lambda: available_cores())
-    config: tuple[tuple[str, str], ...] = ()
-    provider_config: tuple[tuple[str, str], ...] = ()
-    optimized: bool = True
-    profile: Path | None = None
-    cores: tuple[int, ...] = ()
-
-    def as_json(self) -> dict[str, Any]:
-        """For results.json."""
-        return {
-            "provider": PROVIDERS[self.provider],
-            "threads": self.threads,
-            "affinity": list(self.cores) or None,
-            "config": dict(self.config),
-            "provider_config": dict(self.provider_config),
-            "graph_optimization": "all" if self.optimized else "none",
-        }
-
-
-def available_cores() -> int:
-    """Cores that this process may use, at most 8: YOLOv10n at batch 1 gains nothing from more."""
-    return min(len(os.sched_getaffinity(0)), 8)
-
-
-def pinned(options: SessionOptions) -> SessionOptions:
-    """The same with a processor for every thread, for timing; threads that wander between cores wander in time.
-
-    As they are on a GPU provider, whose threads wait for the device.
-    """
-    return replace(options, cores=_one_a_core(options.threads)) if options.provider == "cpu" else options
-
-
-def _one_a_core(count: int) -> tuple[int, ...]:
-    """Logical processors that this process may use, one of every physical core before a second one of any."""
-    seen: Counter[str] = Counter()
-    found = []
-    for number in sorted(os.sched_getaffinity(0)):
-        try:
-            siblings = Path(f"/sys/devices/system/cpu/cpu{number}/topology/thread_siblings_list").read_text("utf-8")
-        except OSError:  # each for itself
-            siblings = str(number)
-        found.append((seen[siblings], number))
-        seen[siblings] += 1
-    return tuple(number for _, number in sorted(found)[:count])
-
-
-@contextmanager
-def on_cores(options: SessionOptions) -> Iterator[None]:
-    """Keep the calling thread on the first of ``options.cores`` meanwhile, if there are any; threads that it starts then
-    inherit that."""
-    before = os.sched_getaffinity(0)
-    try:
-        if options.cores:
-            os.sched_setaffinity(0, options.cores[:1])
-        yield
-    finally:
-        os.sched_setaffinity(0, before)
 
 
 def deployed_options(precision: str, provider: str = "cpu", *, weights_only: bool = False) -> SessionOptions:
@@ -164,6 +79,22 @@ def open_session(path: Path, options: SessionOptions) -> onnxruntime.InferenceSe
     if wanted not in session.get_providers():
         raise UnavailableError(f"{wanted} is built in but did not start (missing CUDA libraries or driver).")
     return session
+
+
+def plain_session(model: onnx.ModelProto, config: tuple[tuple[str, str], ...] = ()) -> onnxruntime.InferenceSession:
+    """Open a model in memory on the CPU, for what lowbit computes while it builds an artifact.
+
+    ``config``: session configuration entries. What ONNX Runtime raises of a model that it does not take is left to the
+    caller, who knows the file.
+    """
+    import onnxruntime
+
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = available_cores()
+    settings.log_severity_level = 3
+    for key, value in config:
+        settings.add_session_config_entry(key, value)
+    return onnxruntime.InferenceSession(model.SerializeToString(), settings, providers=[PROVIDERS["cpu"]])
 
 
 _FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
@@ -256,51 +187,3 @@ def capability(precision: str, tool: str, provider: str) -> str | None:
     if precision == "fp8" and provider != "cpu" and device and computes and computes < 8.9:
         return f"FP8 kernels need compute capability 8.9; {device.name} has {computes}"
     return None
-
-
-def predict(
-    session: onnxruntime.InferenceSession,
-    contract: HeadContract,
-    dataset: Dataset,
-    spec: InputSpec,
-    progress: Callable[[int, int], None] | None = None,
-    *,
-    in_turns: bool = False,
-) -> dict[int, Detections]:
-    """Detections of every image in its own pixels, by image id.
-
-    Several pictures at once, each read, letterboxed, run and decoded by one thread: with a session of one thread
-    (:func:`for_many`) that is quicker than one picture by many, and gives the same bits. ``in_turns``: the session takes
-    one picture at a time (GPUs), and the others are prepared meanwhile. ``progress`` gets images done and in all. Raises
-    :class:`lowbit.errors.InputError` for an unreadable picture.
-    """
-    name = session.get_inputs()[0].name
-    turn = threading.Lock() if in_turns else nullcontext()
-
-    def one(image: ImageRecord) -> Detections:
-        tensor, place = preprocess(image.path, spec)
-        with turn:
-            output: NDArray[np.float32] = session.run(None, {name: tensor})[0]
-        seen = decode(output, contract)
-        return Detections(place.to_image(seen.boxes), seen.scores, seen.classes)
-
-    found: dict[int, Detections] = {}
-    # OpenCV's own threads would take the cores from those that run pictures.
-    threads = cv2.getNumThreads()
-    cv2.setNumThreads(1)
-    pool = ThreadPoolExecutor(max(2, available_cores()))
-    try:
-        for image, seen in zip(dataset.images, pool.map(one, dataset.images), strict=True):
-            found[image.id] = seen
-            if progress:
-                progress(len(found), len(dataset.images))
-    finally:
-        pool.shutdown(cancel_futures=True)
-        cv2.setNumThreads(threads)
-    return found
-
-
-def for_many(options: SessionOptions) -> SessionOptions:
-    """The options with which a session sees many pictures soonest: on the CPU one thread a picture. ONNX Runtime's kernels
-    divide a tensor among threads and never a sum, so what it computes is the same."""
-    return replace(options, threads=1) if options.provider == "cpu" else options

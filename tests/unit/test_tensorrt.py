@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lowbit import engines
 from lowbit.errors import UnavailableError
+from lowbit.runtime import tensorrt
 
 
 def layer(name: str, kind: str, *inputs: str, **more: Any) -> dict[str, Any]:
@@ -19,8 +19,8 @@ def layer(name: str, kind: str, *inputs: str, **more: Any) -> dict[str, Any]:
     return {"Name": name, "LayerType": kind, "Inputs": tensors, "Outputs": tensors[:1], **more}
 
 
-def read(*layers: Any) -> engines.Precisions:
-    return engines.read_precisions(json.dumps({"Layers": list(layers), "Bindings": ["images", "output0"]}))
+def read(*layers: Any) -> tensorrt.Precisions:
+    return tensorrt.read_precisions(json.dumps({"Layers": list(layers), "Bindings": ["images", "output0"]}))
 
 
 @pytest.mark.parametrize(
@@ -69,4 +69,4 @@ def test_an_engine_that_names_its_layers_only() -> None:
 @pytest.mark.skipif(importlib.util.find_spec("tensorrt") is not None, reason="TensorRT is installed")
 def test_without_tensorrt_there_is_a_reason_with_a_remedy(tmp_path: Path) -> None:
     with pytest.raises(UnavailableError, match=r"pip install .tensorrt"):
-        engines.Engine(tmp_path / "none.onnx", np.zeros((1, 3, 32, 32), np.float32))
+        tensorrt.Engine(tmp_path / "none.onnx", np.zeros((1, 3, 32, 32), np.float32))

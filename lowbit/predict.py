@@ -1,0 +1,63 @@
+"""Detections of a whole data set, by one session."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from lowbit.data.dataset import Dataset, ImageRecord
+from lowbit.data.letterbox import InputSpec, preprocess
+from lowbit.decode import Detections, HeadContract, decode
+from lowbit.runtime import available_cores
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+
+def predict(
+    session: onnxruntime.InferenceSession,
+    contract: HeadContract,
+    dataset: Dataset,
+    spec: InputSpec,
+    progress: Callable[[int, int], None] | None = None,
+    *,
+    in_turns: bool = False,
+) -> dict[int, Detections]:
+    """Detections of every image in its own pixels, by image id.
+
+    Several pictures at once, each read, letterboxed, run and decoded by one thread: with a session of one thread
+    (:func:`for_many`) that is quicker than one picture by many, and gives the same bits. ``in_turns``: the session takes
+    one picture at a time (GPUs), and the others are prepared meanwhile. ``progress`` gets images done and in all. Raises
+    :class:`lowbit.errors.InputError` for an unreadable picture.
+    """
+    name = session.get_inputs()[0].name
+    turn = threading.Lock() if in_turns else nullcontext()
+
+    def one(image: ImageRecord) -> Detections:
+        tensor, place = preprocess(image.path, spec)
+        with turn:
+            output: NDArray[np.float32] = session.run(None, {name: tensor})[0]
+        seen = decode(output, contract)
+        return Detections(place.to_image(seen.boxes), seen.scores, seen.classes)
+
+    found: dict[int, Detections] = {}
+    # OpenCV's own threads would take the cores from those that run pictures.
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    pool = ThreadPoolExecutor(max(2, available_cores()))
+    try:
+        for image, seen in zip(dataset.images, pool.map(one, dataset.images), strict=True):
+            found[image.id] = seen
+            if progress:
+                progress(len(found), len(dataset.images))
+    finally:
+        pool.shutdown(cancel_futures=True)
+        cv2.setNumThreads(threads)
+    return found
