@@ -1,0 +1,122 @@
+"""The door for ONNX files: read, checked, weights in one file, one image of a fixed size as input."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lowbit.errors import InputError
+from lowbit.graph.nodes import inputs
+from lowbit.runtime import plain_session
+
+if TYPE_CHECKING:
+    import onnx
+
+
+def load(path: Path) -> onnx.ModelProto:
+    """Read and check an ONNX file. Raises :class:`InputError` if it is missing, not ONNX or not valid."""
+    import onnx
+
+    try:
+        model = onnx.load(str(path))
+        onnx.checker.check_model(model)
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such ONNX file.") from error
+    except Exception as error:  # protobuf, the checker and external data each raise types of their own
+        said = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise InputError(f"{path}: is no valid ONNX model ({said}). Export it again.") from error
+    for tensor in model.graph.initializer:
+        _check_tensor(path, tensor)
+    return model
+
+
+def _check_tensor(path: Path, tensor: onnx.TensorProto) -> None:
+    """Refuse a tensor whose shape promises more than its data hold, and NaN or infinity among weights."""
+    from onnx import numpy_helper
+
+    shape = tuple(tensor.dims)
+    try:
+        if math.prod(shape) > 8 * max(tensor.ByteSize(), 1):  # no type has less than one bit an element
+            raise ValueError("less data than its shape says")
+        values = numpy_helper.to_array(tensor)
+    except (ValueError, TypeError, OverflowError, MemoryError) as error:
+        raise InputError(f"{path}: tensor {tensor.name[:80]!r} of shape {shape} is damaged ({error}).") from error
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        raise InputError(
+            f"{path}: weight {tensor.name[:80]!r} holds NaN or infinity. Export a checkpoint that trained."
+        )
+
+
+def embed(path: Path) -> None:
+    """Put weights that an ONNX file keeps in files beside it into the file, and remove those: what is hashed is then all
+    that is run. A file that is no ONNX is left to :func:`load` to refuse."""
+    import onnx
+    from google.protobuf.message import DecodeError
+    from onnx.external_data_helper import ExternalDataInfo, uses_external_data
+
+    try:
+        tensors = onnx.load(str(path), load_external_data=False).graph.initializer
+    except DecodeError:
+        return
+    beside = {path.parent / ExternalDataInfo(tensor).location for tensor in tensors if uses_external_data(tensor)}
+    if beside:
+        onnx.save(onnx.load(str(path)), str(path))
+        for file in beside:
+            file.unlink()
+
+
+def fixed(path: Path, model: onnx.ModelProto, size: int | None = None) -> onnx.ModelProto:
+    """A detector's graph with one image of a fixed size as its input: itself if it is so already.
+
+    A dynamic batch becomes 1 and dynamic sides become ``size``; what follows from them is folded (onnxslim).
+
+    Raises :class:`InputError` for sides that are dynamic without a ``size``, or fixed at another one.
+    """
+    given = inputs(model)
+    dims = list(given[0].type.tensor_type.shape.dim) if len(given) == 1 else []
+    if len(dims) != 4:
+        return model  # contract_of says what is wrong with it
+    sides = {dim.dim_value for dim in dims[2:]}
+    if size is not None and sides - {0, size}:
+        raise InputError(f"{path}: its input is {sides} pixels wide or high, and {size} was asked for. Say its own.")
+    if dims[0].dim_value == 1 and 0 not in sides:
+        return model
+    if 0 in sides and size is None and sides == {0}:
+        raise InputError(
+            f"{path}: its input has dynamic sides. Say which size is deployed, for example --image-size 640."
+        )
+    import onnx
+    import onnxslim
+
+    side = size or max(sides)
+    copied = onnx.ModelProto()
+    copied.CopyFrom(model)
+    given = inputs(copied)
+    for dim, value in zip(given[0].type.tensor_type.shape.dim, (dims[0].dim_value or 1, 3, side, side), strict=True):
+        dim.Clear()
+        dim.dim_value = value
+    for output in copied.graph.output:  # names of dimensions that are fixed now
+        output.type.tensor_type.ClearField("shape")
+    del copied.graph.value_info[:]
+    slim = onnxslim.slim(copied)
+    _settle_outputs(path, slim)
+    return slim
+
+
+def _settle_outputs(path: Path, model: onnx.ModelProto) -> None:
+    """Write the outputs' shapes, by running the graph once: shape inference loses them behind TopK and NMS."""
+    try:
+        session = plain_session(model)
+        dims = [dim.dim_value for dim in inputs(model)[0].type.tensor_type.shape.dim]
+        found = session.run(None, {session.get_inputs()[0].name: np.zeros(dims, np.float32)})
+    except Exception as error:  # ORT's exceptions have no common base of their own
+        raise InputError(
+            f"{path}: does not run on one picture of this size ({str(error)[:200]}). Export it with fixed dimensions."
+        ) from error
+    for value, array in zip(model.graph.output, found, strict=True):
+        del value.type.tensor_type.shape.dim[:]
+        for side in array.shape:
+            value.type.tensor_type.shape.dim.add().dim_value = side

@@ -1,0 +1,109 @@
+"""Small questions about an ONNX graph that everything else here asks: its inputs, constants and weighted nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import onnx
+
+WEIGHTED_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+
+
+# Ops whose output has values of their inputs only: what was quantized before them still is.
+PASSING = frozenset({"Split", "Slice", "Concat", "MaxPool", "Gather", "Reshape", "Transpose", "Resize", "Identity"})
+
+
+def replace_nodes(model: onnx.ModelProto, nodes: Sequence[onnx.NodeProto]) -> None:
+    """Give a model these nodes, its own among them, in this order."""
+    import onnx
+
+    # Copies: nodes of the model end with the list that they are in.
+    kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del model.graph.node[:]
+    model.graph.node.extend(kept)
+
+
+def inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
+    """The inputs without a stored value: some exporters list weights as inputs with a default."""
+    stored = {tensor.name for tensor in model.graph.initializer}
+    return [value for value in model.graph.input if value.name not in stored]
+
+
+def constants(model: onnx.ModelProto) -> dict[str, NDArray[np.generic]]:
+    from onnx import numpy_helper
+
+    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    return stored | {
+        node.output[0]: numpy_helper.to_array(node.attribute[0].t)
+        for node in model.graph.node
+        if node.op_type == "Constant" and node.attribute[0].name == "value"
+    }
+
+
+def stored_weights(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
+    """Initializers by name, and under the outputs of the Clip and the DequantizeLinear that read them."""
+    weights = {t.name: t for t in model.graph.initializer}
+    for node in model.graph.node:  # topologically sorted
+        if node.op_type in ("Clip", "DequantizeLinear") and node.input[0] in weights:
+            weights[node.output[0]] = weights[node.input[0]]
+    return weights
+
+
+def is_dfl(node: onnx.NodeProto, weights: dict[str, onnx.TensorProto]) -> bool:
+    """Ultralytics' distribution focal loss is a Conv whose frozen 1 x n x 1 x 1 weight counts 0, 1, 2 ...
+
+    Whatever its scale, for the weight may be stored in integers, and with half a bin of tolerance: checkpoints rebuilt
+    from quantized ones count 0, 0.94, 2.01 ...
+    """
+    from onnx import numpy_helper
+
+    tensor = weights.get(node.input[1]) if len(node.input) > 1 else None
+    if tensor is None or len(tensor.dims) != 4 or tensor.dims[0] != 1 or tuple(tensor.dims[2:]) != (1, 1):
+        return False
+    bins = numpy_helper.to_array(tensor).ravel().astype(float)
+    if len(bins) < 2 or bins[-1] <= 0:
+        return False
+    return bool(np.allclose(bins * (len(bins) - 1) / bins[-1], np.arange(len(bins)), rtol=0, atol=0.5))
+
+
+def dfl_bins(model: onnx.ModelProto) -> NDArray[np.float32] | None:
+    """The values of the distribution focal loss' bins, float32 [n], as a float graph stores them; None without one."""
+    from onnx import numpy_helper
+
+    weights = stored_weights(model)
+    for node in model.graph.node:
+        if node.op_type == "Conv" and is_dfl(node, weights):
+            return numpy_helper.to_array(weights[node.input[1]]).ravel().astype(np.float32)
+    return None
+
+
+def weighted_convolutions(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """Every convolution with a stored weight, in the graph's order; not the distribution focal loss'."""
+    weights = stored_weights(model)
+    return [n for n in model.graph.node if n.op_type == "Conv" and n.input[1] in weights and not is_dfl(n, weights)]
+
+
+def stem(model: onnx.ModelProto) -> list[str]:
+    """Names of the convolutions that read the picture; empty where something else reads it."""
+    picture = inputs(model)[0].name
+    return [node.name for node in model.graph.node if node.op_type == "Conv" and node.input[0] == picture]
+
+
+def downstream(model: onnx.ModelProto, convolutions: Collection[str]) -> list[str]:
+    """Names of the nodes that only these convolutions reach without another one between: their activations first of all."""
+    sources: dict[str, frozenset[str]] = {}
+    names = []
+    for node in model.graph.node:
+        if node.op_type == "Conv":
+            found = frozenset({node.name})
+        else:
+            found = frozenset().union(*(sources.get(name, frozenset()) for name in node.input))
+            if found and found <= set(convolutions):
+                names.append(node.name)
+        sources |= dict.fromkeys(node.output, found)
+    return names
