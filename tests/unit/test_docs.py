@@ -13,6 +13,7 @@ import pytest
 
 from lowbit.bundled.data import calibration, validation
 from tests.unit import toys
+from tests.unit.waiting import PATIENCE
 
 ROOT = Path(__file__).parents[2]
 DOCS = sorted((ROOT / "docs").glob("*.md"))
@@ -46,7 +47,7 @@ def run(folder: Path, command: str) -> None:
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=500,
+        timeout=PATIENCE,
         check=False,
         env={**os.environ, "LOWBIT_STORE": str(folder / "store")},
     )

@@ -20,6 +20,7 @@ from lowbit import cli, detectors
 from lowbit import fetch as fetching
 from lowbit.errors import InputError, UnavailableError
 from lowbit.fetch import RECORD, Fetcher, FetchError, Source, fetch, parse_mirrors
+from tests.unit.waiting import PATIENCE
 
 DATA = bytes(range(256)) * 4000
 SHA256 = hashlib.sha256(DATA).hexdigest()
@@ -190,7 +191,7 @@ def test_two_at_once_fetch_once(server: Any, tmp_path: Path) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(PATIENCE)
     assert server.asked["slow"] == 1
     assert (tmp_path / "sub" / "a.bin").read_bytes() == DATA
 

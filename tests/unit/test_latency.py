@@ -55,9 +55,9 @@ def test_both_run_equally_often_and_take_turns_in_going_first() -> None:
 
 def test_the_ratio_of_two_sleeps() -> None:
     speedup, first, second = latency.interleave(partial(time.sleep, 0.001), partial(time.sleep, 0.003), pairs=60)
-    # A sleep overshoots by some tens of microseconds, which draws the ratio towards 1, and never falls short.
+    # A sleep never falls short, and overshoots by as much as the machine is busy.
     assert first.min() >= 0.001 and second.min() >= 0.003
-    assert 0.3 < speedup.ratio < 0.5
+    assert speedup.ratio == pytest.approx(np.median(first / second))
     assert speedup.low <= speedup.ratio <= speedup.high
     assert speedup.pairs == 60
 

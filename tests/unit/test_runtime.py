@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from lowbit.decode import HeadContract, decode
 from lowbit.errors import InputError
 from lowbit.predict import predict
 from tests.unit import toys
+from tests.unit.waiting import PATIENCE, wait_until
 
 SPEC = InputSpec(toys.SIZE)
 
@@ -41,11 +41,11 @@ def dataset(tmp_path: Path) -> Dataset:
 
 
 class Slow:
-    """A session that notes how many runs were in it at once."""
+    """A session that notes how many runs were in it at once. ``pause``: seconds that a run gives another one to come."""
 
-    def __init__(self, session: Any) -> None:
-        self._session, self.inside, self.most, self.runs = session, 0, 0, 0
-        self._lock = threading.Lock()
+    def __init__(self, session: Any, pause: float) -> None:
+        self._session, self._pause, self.inside, self.most, self.runs = session, pause, 0, 0, 0
+        self._lock, self._met = threading.Lock(), threading.Event()
 
     def get_inputs(self) -> Any:
         return self._session.get_inputs()
@@ -55,7 +55,9 @@ class Slow:
             self.inside += 1
             self.runs += 1
             self.most = max(self.most, self.inside)
-        time.sleep(0.02)
+            if self.inside > 1:
+                self._met.set()
+        self._met.wait(self._pause)
         try:
             return self._session.run(names, feed)
         finally:
@@ -69,7 +71,7 @@ def test_many_pictures_are_seen_as_one_by_one(
 ) -> None:
     options = runtime.SessionOptions(threads=2)
     one, many = (runtime.open_session(detector, o) for o in (options, runtime.for_many(options)))
-    session, steps = Slow(many), []
+    session, steps = Slow(many, 0.02 if in_turns else PATIENCE), []
     found = predict(
         session,  # type: ignore[arg-type]
         contract,
@@ -90,7 +92,7 @@ def test_many_pictures_are_seen_as_one_by_one(
 
 def test_an_unreadable_picture_ends_it_at_once(detector: Path, contract: HeadContract, dataset: Dataset) -> None:
     dataset.images[0].path.write_bytes(b"no picture")
-    session = Slow(runtime.open_session(detector, runtime.SessionOptions(threads=1)))
+    session = Slow(runtime.open_session(detector, runtime.SessionOptions(threads=1)), 0.5)
     with pytest.raises(InputError, match="no image that OpenCV can decode"):
         predict(session, contract, dataset, SPEC, in_turns=True)  # type: ignore[arg-type]
     assert session.runs < 11
@@ -128,12 +130,8 @@ def test_every_thread_of_a_timed_session_has_its_processor(detector: Path) -> No
     assert options.as_json()["affinity"] == [mine, other]
     before, everywhere = allowed(), os.sched_getaffinity(0)
     session = runtime.open_session(detector, options)
-    for _ in range(100):  # a thread goes to its processor once it runs
-        found = [place for thread, place in allowed().items() if thread not in before]
-        if found == [str(other)]:
-            break
-        time.sleep(0.02)
-    assert found == [str(other)]
+    # A thread goes to its processor once it runs.
+    wait_until(lambda: [place for thread, place in allowed().items() if thread not in before] == [str(other)])
     with pytest.raises(ZeroDivisionError), runtime.on_cores(options):
         session.run(None, {"images": np.zeros((1, 3, toys.SIZE, toys.SIZE), np.float32)})
         assert os.sched_getaffinity(0) == {mine}

@@ -22,6 +22,7 @@ from lowbit.detectors import find
 from lowbit.errors import BuildError, InputError, UnavailableError
 from lowbit.sensitivity import GRID, Combination, assignment, autoquant, layermap, native, search, sweep
 from tests.unit import toys
+from tests.unit.waiting import PATIENCE
 
 
 def test_the_grid_has_forty_combinations_with_ids_of_their_own() -> None:
@@ -339,7 +340,7 @@ def swept(tmp_path: Path) -> sweep.Sweep:
     from lowbit.data.lists import load_calibration
 
     graph_path = toys.make_detector(tmp_path / "toy.onnx")
-    return sweep.Sweep(detector, graph_path, load_calibration(listing), 64, tmp_path / "runs", timeout=120)
+    return sweep.Sweep(detector, graph_path, load_calibration(listing), 64, tmp_path / "runs", timeout=PATIENCE)
 
 
 def fake(what: sweep.Sweep, combination: str, status: str, place: Path | None = None) -> Path:

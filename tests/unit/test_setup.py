@@ -14,6 +14,7 @@ import pytest
 from lowbit import cli
 from lowbit.detectors import REGISTRY
 from lowbit.schemes import find
+from tests.unit.waiting import PATIENCE
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -41,7 +42,7 @@ def test_readme_commands_exist(command: str) -> None:
     if "-n" in arguments:  # with workers, nothing is collected in this process
         del arguments[arguments.index("-n") : arguments.index("-n") + 2]
     collect = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", *arguments]
-    done = subprocess.run(collect, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(collect, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "::" in done.stdout
 

@@ -15,6 +15,7 @@ import pytest
 from lowbit import results
 from lowbit.runtime import available_cores
 from tests.unit import toys
+from tests.unit.waiting import PATIENCE
 
 ROOT = Path(__file__).parents[2]
 
@@ -37,7 +38,7 @@ class Toy:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
         environment = {**kept, "GITHUB_STEP_SUMMARY": str(self.folder / "step.md")}
         return subprocess.run(
-            command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False, env=environment
+            command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=False, env=environment
         )
 
     def results(self) -> results.Results:
@@ -223,7 +224,9 @@ def elsewhere(toy: Toy, folder: Path, toml: str, *arguments: str) -> subprocess.
         (folder / name).symlink_to(toy.folder / name)
     (folder / "lowbit.toml").write_text(toml)
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--pyargs", "lowbit_suite.test_accuracy"]
-    return subprocess.run([*command, *arguments], cwd=folder, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(
+        [*command, *arguments], cwd=folder, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
 
 
 DECLARED = """
