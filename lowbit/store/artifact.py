@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from lowbit import files
 
 MODEL, MANIFEST, LOG = "model.onnx", "manifest.json", "build.log"
+_KEY = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True)
@@ -32,15 +34,49 @@ class Artifact:
         return self.path.parent / LOG
 
 
+def is_key(name: str) -> bool:
+    """Whether a folder's name can be an artifact's key."""
+    return _KEY.fullmatch(name) is not None
+
+
+def write_manifest(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
+    """Write the manifest of a finished folder and return it: what is given, the model's hash and size, and the SHA-256 of
+    every file that belongs to the artifact. Folders and links in it do not."""
+    found = sorted(path for path in folder.iterdir() if path.is_file() and not path.is_symlink())
+    model = folder / MODEL
+    listed = {path.name: files.sha256(path) for path in found if path.name != MANIFEST}
+    manifest = {**manifest, "sha256": listed[MODEL], "bytes": model.stat().st_size, "files": listed}
+    files.write_json(folder / MANIFEST, manifest)
+    return manifest
+
+
+def listed_files(manifest: Any) -> dict[str, str]:
+    """SHA-256 of every file that a manifest lists, by name.
+
+    Raises ``ValueError`` for anything that is not the manifest of an artifact, or a name that leads out of its folder.
+    """
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
+        raise ValueError("lists no files")
+    listed: dict[str, str] = manifest["files"]
+    odd = [name for name in listed if Path(name).name != name or "\\" in name or name in ("", "..", MANIFEST)]
+    if odd:
+        raise ValueError(f"lists {odd[0]!r}, which is no plain file name")
+    if MODEL not in listed or listed[MODEL] != manifest.get("sha256"):
+        raise ValueError(f"lists no {MODEL}, or another one than it describes")
+    return listed
+
+
 def read_artifact(folder: Path) -> Artifact | None:
     """A whole artifact, or None if any part is missing, unreadable or not what the manifest says."""
     if folder.is_symlink():
         return None  # nothing that lowbit made; a link could point anywhere
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        model = folder / MODEL
-        if model.is_symlink() or files.sha256(model) != manifest["sha256"] or manifest["key"] != folder.name:
+        if manifest["key"] != folder.name:
             return None
+        for name, expected in listed_files(manifest).items():
+            if (folder / name).is_symlink() or files.sha256(folder / name) != expected:
+                return None
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return Artifact(model, manifest["sha256"], manifest, built=False)
+    return Artifact(folder / MODEL, manifest["sha256"], manifest, built=False)

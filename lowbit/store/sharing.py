@@ -2,18 +2,21 @@
 
 Artifacts are named by what they are made of, and never change: copying in both directions cannot conflict. An object
 store renames nothing, so the manifest goes last, and a folder without one is not there yet.
+
+What is copied is the manifest and the files that it lists: whoever can write to the other side chooses what a manifest
+says, but not a place outside the artifact's folder.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
+import json
+import tempfile
 from collections.abc import Callable
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from lowbit.errors import InputError, StoreError
-from lowbit.store.artifact import MANIFEST, read_artifact
+from lowbit.store.artifact import MANIFEST, is_key, listed_files, read_artifact
 from lowbit.store.store import Store
 
 Progress = Callable[[str], None]
@@ -27,17 +30,14 @@ def push(store: Store, url: str, progress: Progress = lambda _: None) -> int:
     system, place = _open(url)
     try:
         there = _whole(system, place)
-        mine = sorted(folder.name for folder in (store.root / "artifacts").glob("*") if read_artifact(folder))
-        missing = [key for key in mine if key not in there]
-        for number, key in enumerate(missing, 1):
+        mine = {folder.name: read_artifact(folder) for folder in sorted((store.root / "artifacts").glob("*"))}
+        missing = [artifact for key, artifact in mine.items() if artifact and key not in there]
+        for number, artifact in enumerate(missing, 1):
             progress(f"copying artifact {number} of {len(missing)}")
-            folder = store.root / "artifacts" / key
-            files = sorted(path for path in folder.rglob("*") if path.is_file())
-            files.sort(key=lambda path: path.name == MANIFEST)
-            for path in files:
-                target = str(place / key / path.relative_to(folder).as_posix())
-                system.makedirs(str(PurePosixPath(target).parent), exist_ok=True)
-                system.put_file(str(path), target)
+            folder = artifact.path.parent
+            system.makedirs(str(place / folder.name), exist_ok=True)
+            for name in (*listed_files(artifact.manifest), MANIFEST):
+                system.put_file(str(folder / name), str(place / folder.name / name))
     except OSError as error:
         raise StoreError(f"{url}: cannot be written ({error}).") from error
     return len(missing)
@@ -53,27 +53,42 @@ def pull(store: Store, url: str, progress: Progress = lambda _: None) -> int:
     artifacts, partial = store.root / "artifacts", store.root / "partial"
     try:
         missing = [key for key in sorted(_whole(system, place)) if read_artifact(artifacts / key) is None]
+        partial.mkdir(parents=True, exist_ok=True)
         for number, key in enumerate(missing, 1):
             progress(f"copying artifact {number} of {len(missing)}")
-            # Of the artifact's own name: that is what its manifest is compared with.
-            folder = partial / f"pull-{os.getpid()}" / key
-            shutil.rmtree(folder, ignore_errors=True)
-            for name in system.find(str(place / key)):
-                target = folder / PurePosixPath(name).relative_to(_bare(system, place / key))
-                target.parent.mkdir(parents=True, exist_ok=True)
-                system.get_file(name, str(target))
-            if read_artifact(folder) is None:
-                raise StoreError(f"{url}: artifact {key} is not what its manifest says. Remove it there.")
-            artifacts.mkdir(parents=True, exist_ok=True)
-            with store.lock(key):
-                if read_artifact(artifacts / key) is None:  # nobody has built it meanwhile
-                    shutil.rmtree(artifacts / key, ignore_errors=True)
-                    folder.rename(artifacts / key)
+            with tempfile.TemporaryDirectory(dir=partial, prefix="pull-") as scratch:
+                folder = Path(scratch, key)  # of the artifact's own name: that is what its manifest is compared with
+                folder.mkdir()
+                _copy(system, place / key, folder, url)
+                with store.lock(key):
+                    if read_artifact(artifacts / key) is None:  # nobody has built it meanwhile
+                        store.publish(folder)
     except OSError as error:
         raise StoreError(f"{url}: cannot be copied to {store.root} ({error}).") from error
-    finally:
-        shutil.rmtree(partial / f"pull-{os.getpid()}", ignore_errors=True)
     return len(missing)
+
+
+def _copy(system: Any, source: PurePosixPath, folder: Path, url: str) -> None:
+    """Copy one artifact into an empty folder. Raises :class:`StoreError` if it is not whole, or no artifact at all."""
+    try:
+        _fetch(system, source / MANIFEST, folder)
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        for name in listed_files(manifest):
+            _fetch(system, source / name, folder)
+    except (ValueError, FileNotFoundError) as error:
+        raise StoreError(
+            f"{url}: artifact {source.name} is none that lowbit made ({error}). Remove it there."
+        ) from error
+    if read_artifact(folder) is None:
+        raise StoreError(f"{url}: artifact {source.name} is not what its manifest says. Remove it there.")
+
+
+def _fetch(system: Any, source: PurePosixPath, folder: Path) -> None:
+    """Copy one file. Raises ``ValueError`` for a link: it would be read from a place that nobody named."""
+    info = system.info(str(source))
+    if info.get("islink") or info.get("type") != "file":
+        raise ValueError(f"{source.name} is no plain file")
+    system.get_file(str(source), str(folder / source.name))
 
 
 def _open(url: str) -> tuple[Any, PurePosixPath]:
@@ -86,13 +101,9 @@ def _open(url: str) -> tuple[Any, PurePosixPath]:
     return system, PurePosixPath(path) / "artifacts"
 
 
-def _bare(system: Any, place: PurePosixPath) -> str:
-    return str(system._strip_protocol(str(place)))
-
-
 def _whole(system: Any, place: PurePosixPath) -> set[str]:
     """Keys of the folders that have a manifest."""
     if not system.exists(str(place)):
         return set()
-    found = (PurePosixPath(name) for name in system.glob(f"{place}/*/{MANIFEST}"))
-    return {path.parent.name for path in found}
+    found = (PurePosixPath(name).parent.name for name in system.glob(f"{place}/*/{MANIFEST}"))
+    return set(filter(is_key, found))

@@ -13,17 +13,17 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from lowbit import files
-from lowbit.errors import BuildError, StoreError
+from lowbit.errors import BuildError, LowbitError, StoreError
 from lowbit.store import worker
-from lowbit.store.artifact import LOG, MANIFEST, MODEL, Artifact, read_artifact
+from lowbit.store.artifact import LOG, MODEL, Artifact, read_artifact, write_manifest
 from lowbit.store.key import BuildRequest
 
 STORE_VARIABLE = "LOWBIT_STORE"
@@ -38,13 +38,18 @@ def default_root() -> Path:
 
 
 class Store:
-    """A folder of artifacts. Safe for several processes at once."""
+    """A folder of artifacts. Safe for several processes at once.
+
+    What failed is remembered as long as this object lives, and not tried again: every test of a scheme would wait for
+    the same failure.
+    """
 
     def __init__(self, root: Path, *, timeout: float = DEFAULT_TIMEOUT, progress: Progress | None = None) -> None:
         """``timeout``: seconds that one build may take. ``progress`` is told what is going on, a line at a time."""
         self.root = root
         self.timeout = timeout
         self._progress = progress or (lambda _: None)
+        self._failed: dict[str, LowbitError] = {}
 
     @property
     def data(self) -> Path:
@@ -65,29 +70,39 @@ class Store:
         """The artifact of a request, built now if the store does not hold it whole.
 
         Raises :class:`BuildError` with the log's end if the build fails, whatever way it does, :class:`StoreError` if
-        the store can't be written, and what the tool says of bad input.
+        the store can't be written, and what the tool says of bad input; the same error when it is asked again.
         """
-        final = self._final(request.key)
-        artifact = read_artifact(final)
+        artifact = read_artifact(self._final(request.key))
         if artifact is not None:
             return artifact
-        with self.lock(request.key):
-            artifact = read_artifact(final)  # another process may have built it while we waited
-            if artifact is not None:
-                return artifact
-            if final.exists():
-                self._progress(f"{request.scheme}: the artifact in {final} is damaged; building it again")
-            return self._build(request, final)
+        if request.key in self._failed:
+            raise self._failed[request.key].with_traceback(None)
+        try:
+            with self.lock(request.key):
+                return self._get_locked(request)
+        except LowbitError as error:
+            self._failed[request.key] = error
+            raise
+
+    def _get_locked(self, request: BuildRequest) -> Artifact:
+        final = self._final(request.key)
+        artifact = read_artifact(final)  # another process may have built it while we waited
+        if artifact is not None:
+            return artifact
+        if final.exists():
+            self._progress(f"{request.scheme}: the artifact in {final} is damaged; building it again")
+        return self._build(request, final)
 
     def _final(self, key: str) -> Path:
         return self.root / "artifacts" / key
 
-    def lock(self, key: str) -> FileLock:
-        """The acquired lock of a key. Raises :class:`StoreError` if it is held for too long."""
+    @contextmanager
+    def lock(self, key: str) -> Iterator[None]:
+        """Hold the lock of a key, against other processes too. Raises :class:`StoreError` if it is held for too long."""
         path = self.root / "locks" / f"{key}.lock"
+        lock = FileLock(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(path)
             try:
                 lock.acquire(timeout=0)
             except Timeout:
@@ -99,7 +114,10 @@ class Store:
             raise StoreError(
                 f"{path}: cannot be locked ({error.strerror or error}). Make the store writable or choose another with --store."
             ) from error
-        return lock
+        try:
+            yield
+        finally:
+            lock.release()
 
     def _build(self, request: BuildRequest, final: Path) -> Artifact:
         partial, unfinished = self.root / "partial" / request.key, self.root / "unfinished" / request.key
@@ -122,8 +140,6 @@ class Store:
             manifest = {
                 **request.ingredients(),
                 "key": request.key,
-                "sha256": files.sha256(model),
-                "bytes": model.stat().st_size,
                 "source_path": str(request.source),
                 "calibration_images": len(request.calibration),
                 "training_images": len(request.training),
@@ -134,12 +150,11 @@ class Store:
                 "log": LOG,
                 **outcome["info"],
             }
-            files.write_json(partial / MANIFEST, manifest)
-            self._publish(partial, final)
+            manifest = write_manifest(partial, manifest)
+            self.publish(partial)
             shutil.rmtree(unfinished, ignore_errors=True)
-        except BuildError:
-            self._keep_log(partial, request.key)
-            raise
+        except BuildError as error:
+            raise BuildError(f"{error}{self._keep_log(partial, request.key)}") from error
         finally:
             shutil.rmtree(partial, ignore_errors=True)
             with suppress(OSError):
@@ -147,7 +162,12 @@ class Store:
         self._progress(f"{request.scheme}: built in {manifest['seconds']:.0f} s")
         return Artifact(final / MODEL, manifest["sha256"], manifest, built=True)
 
-    def _publish(self, partial: Path, final: Path) -> None:
+    def publish(self, folder: Path) -> None:
+        """Move a finished folder, named by its key, into the store, in place of what is there. The caller holds the lock.
+
+        Raises :class:`StoreError` if that can't be written.
+        """
+        final = self._final(folder.name)
         try:
             final.parent.mkdir(parents=True, exist_ok=True)
             if final.is_symlink():
@@ -156,18 +176,21 @@ class Store:
                 aside = self.root / "partial" / f"damaged-{final.name}-{os.getpid()}"
                 final.rename(aside)
                 shutil.rmtree(aside, ignore_errors=True)
-            partial.rename(final)
+            folder.rename(final)
         except OSError as error:
             raise StoreError(
                 f"{final}: cannot be written ({error.strerror}). Free some space or use --store."
             ) from error
 
-    def _keep_log(self, partial: Path, key: str) -> None:
+    def _keep_log(self, partial: Path, key: str) -> str:
+        """Keep the log of a failed build; says where, or nothing if there is none."""
         log = partial / LOG
-        if log.is_file():
-            kept = self.root / "failed" / f"{key}.log"
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            log.replace(kept)
+        if not log.is_file():
+            return ""
+        kept = self.root / "failed" / f"{key}.log"
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        log.replace(kept)
+        return f"\nThe whole log: {kept}"
 
 
 def _build_in_worker(

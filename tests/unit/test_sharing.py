@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -85,6 +87,83 @@ def test_a_damaged_copy_is_refused(built: Store, url: str, tmp_path: Path) -> No
     with pytest.raises(StoreError, match=f"artifact {key} is not what its manifest says"):
         sharing.pull(other, url)
     assert not (other.root / "artifacts").exists() or key not in keys(other)
+
+
+def rewrite_manifest(url: str, key: str, changes: dict[str, object]) -> None:
+    system, place = fsspec.core.url_to_fs(url)
+    name = f"{place}/artifacts/{key}/{MANIFEST}"
+    manifest = json.loads(system.cat_file(name))
+    system.pipe_file(name, json.dumps({**manifest, **changes}).encode())
+
+
+@pytest.mark.parametrize(
+    "name", ["../../../escaped", "..", "", "/tmp/escaped", "below/escaped", "..\\escaped", "manifest.json"]
+)
+def test_a_name_that_leads_out_of_the_folder_is_refused(built: Store, url: str, tmp_path: Path, name: str) -> None:
+    sharing.push(built, url)
+    system, place = fsspec.core.url_to_fs(url)
+    key = keys(built)[0]
+    system.pipe_file(f"{place}/artifacts/escaped", b"x")
+    listed = json.loads((built.root / "artifacts" / key / MANIFEST).read_text())["files"]
+    rewrite_manifest(url, key, {"files": {**listed, name: hashlib.sha256(b"x").hexdigest()}})
+    other = Store(tmp_path / "a" / "b" / "other")
+    with pytest.raises(StoreError, match=f"artifact {key} is none that lowbit made .*no plain file name"):
+        sharing.pull(other, url)
+    assert not [path for path in (tmp_path / "a").rglob("*") if path.name == "escaped" or path.is_symlink()]
+    assert not (other.root / "artifacts").exists()
+
+
+def test_only_what_the_manifest_lists_is_pulled(built: Store, url: str, tmp_path: Path) -> None:
+    sharing.push(built, url)
+    system, place = fsspec.core.url_to_fs(url)
+    key = keys(built)[0]
+    system.pipe_file(f"{place}/artifacts/{key}/conftest.py", b"print('run')")
+    system.makedirs(f"{place}/artifacts/{key}/below", exist_ok=True)
+    system.pipe_file(f"{place}/artifacts/{key}/below/more", b"x")
+    system.makedirs(f"{place}/artifacts/no-key", exist_ok=True)
+    system.pipe_file(f"{place}/artifacts/no-key/{MANIFEST}", b"{}")
+    other = Store(tmp_path / "other")
+    assert sharing.pull(other, url) == 2
+    assert keys(other) == keys(built)
+    found = {path.name for path in (other.root / "artifacts" / key).iterdir()}
+    assert found == {"model.onnx", MANIFEST, "build.log"}
+
+
+@pytest.mark.parametrize("name", ["model.onnx", MANIFEST])
+def test_a_link_on_the_other_side_is_refused(built: Store, tmp_path: Path, name: str) -> None:
+    url = f"file://{tmp_path}/shared"
+    sharing.push(built, url)
+    key = keys(built)[0]
+    link = tmp_path / "shared" / "artifacts" / key / name
+    link.rename(tmp_path / "secret")
+    link.symlink_to(tmp_path / "secret")
+    other = Store(tmp_path / "other")
+    with pytest.raises(StoreError, match=f"artifact {key} is none that lowbit made .{name} is no plain file"):
+        sharing.pull(other, url)
+
+
+@pytest.mark.parametrize("changes", [{"files": None}, {"files": []}, {"files": {}}, {"sha256": "0"}, {"key": "0" * 40}])
+def test_a_manifest_of_something_else_is_refused(
+    built: Store, url: str, tmp_path: Path, changes: dict[str, object]
+) -> None:
+    sharing.push(built, url)
+    key = keys(built)[0]
+    rewrite_manifest(url, key, changes)
+    with pytest.raises(StoreError, match=f"artifact {key} is "):
+        sharing.pull(Store(tmp_path / "other"), url)
+
+
+def test_a_link_in_the_store_is_replaced_and_not_followed(built: Store, url: str, tmp_path: Path) -> None:
+    sharing.push(built, url)
+    other, key = Store(tmp_path / "other"), keys(built)[0]
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "kept").write_text("mine")
+    (other.root / "artifacts").mkdir(parents=True)
+    (other.root / "artifacts" / key).symlink_to(outside)
+    assert sharing.pull(other, url) == 2
+    assert not (other.root / "artifacts" / key).is_symlink()
+    assert [path.name for path in outside.iterdir()] == ["kept"]
 
 
 def test_a_damaged_artifact_is_not_pushed(built: Store, url: str) -> None:

@@ -111,6 +111,57 @@ def test_a_failed_build_is_an_error_with_its_log_and_nothing_more(
     assert not left_over(store)
     assert not (store.root / "artifacts" / request.key).exists()
     monkeypatch.setenv("LOWBIT_TEST_GOOD", "1")
+    assert Store(store.root, timeout=30).get(request).built
+
+
+@pytest.mark.parametrize("what", ["raise", "refuse", "hang"])
+def test_a_failure_is_remembered_for_the_run_and_tried_again_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    request = request_for(tmp_path, what)
+    store = Store(tmp_path / "store", timeout=2 if what == "hang" else 30)
+    said = []
+    for _ in range(3):
+        with pytest.raises((BuildError, InputError)) as caught:
+            store.get(request)
+        said.append((type(caught.value), str(caught.value)))
+    assert builds(tmp_path) == 1 and len(set(said)) == 1
+    if what != "refuse":
+        log = Path(said[0][1].rpartition("The whole log: ")[2])
+        assert "the fake tool starts" in log.read_text()
+    monkeypatch.setenv("LOWBIT_TEST_GOOD", "1")
+    assert Store(store.root, timeout=30).get(request).built
+
+
+def test_what_another_process_built_meanwhile_counts_more_than_a_failure(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = request_for(tmp_path, "raise")
+    with pytest.raises(BuildError):
+        store.get(request)
+    monkeypatch.setenv("LOWBIT_TEST_GOOD", "1")
+    Store(store.root, timeout=30).get(request)
+    assert not store.get(request).built
+
+
+def test_a_lock_is_given_back_whatever_happens(store: Store) -> None:
+    other = Store(store.root, timeout=0.1)
+    with pytest.raises(RuntimeError), store.lock("a"):
+        with pytest.raises(StoreError, match="another process has held this lock"), other.lock("a"):
+            pass
+        raise RuntimeError
+    with other.lock("a"):
+        pass
+
+
+def test_a_file_of_the_artifact_that_is_damaged_is_noticed(store: Store, tmp_path: Path) -> None:
+    """A later artifact starts from what lies beside the model."""
+    request = request_for(tmp_path, "beside")
+    folder = store.get(request).path.parent
+    assert not store.get(request).built
+    (folder / "beside.bin").write_bytes(b"other weights")
+    assert store.get(request).built
+    (folder / "beside.bin").unlink()
     assert store.get(request).built
 
 
@@ -231,7 +282,7 @@ def test_a_build_resumes_from_what_it_left(store: Store, tmp_path: Path) -> None
     with pytest.raises(BuildError, match="SIGKILL"):
         store.get(request)
     assert (unfinished / request.key / "state").is_file()
-    assert store.get(request).path.read_text() == "half of the work"
+    assert Store(store.root, timeout=30).get(request).path.read_text() == "half of the work"
     assert not list(unfinished.iterdir())
 
 
