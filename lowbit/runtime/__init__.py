@@ -2,16 +2,20 @@
 
 from lowbit.runtime.options import PROVIDERS, SessionOptions, available_cores, for_many, on_cores, pinned
 from lowbit.runtime.ort import (
+    PRECISE,
     BoundRun,
     capability,
     deployed_options,
     open_session,
+    optimized_graph,
     plain_session,
     provider_reason,
+    saturates,
     timed_run,
 )
 
 __all__ = [
+    "PRECISE",
     "PROVIDERS",
     "BoundRun",
     "SessionOptions",
@@ -21,8 +25,10 @@ __all__ = [
     "for_many",
     "on_cores",
     "open_session",
+    "optimized_graph",
     "pinned",
     "plain_session",
     "provider_reason",
+    "saturates",
     "timed_run",
 ]

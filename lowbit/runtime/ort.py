@@ -6,7 +6,8 @@ The deployed artifact is what is measured: :func:`open_session` makes the sessio
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,9 +23,16 @@ if TYPE_CHECKING:
     import onnxruntime
 
 
-def deployed_options(precision: str, provider: str = "cpu", *, weights_only: bool = False) -> SessionOptions:
+# Weights as unsigned numbers where signed ones would saturate: right on every processor, and slower on these.
+PRECISE = ("session.x64quantprecision", "1")
+
+
+def deployed_options(
+    precision: str, provider: str = "cpu", *, weights_only: bool = False, can_saturate: bool = False
+) -> SessionOptions:
     """The session options with which an artifact of a precision ships on a provider. ``weights_only``: its activations are
-    in floating point."""
+    in floating point. ``can_saturate``: its weights allow sums of two products that 16 bits do not hold
+    (:mod:`lowbit.saturation`); where this processor's kernels lose them, it runs without such kernels."""
     # Without it a session's threads spin on after its run and take the cores from the session that runs next: with two
     # sessions taking turns, both slow down two- to threefold and their ratio is meaningless.
     config: tuple[tuple[str, str], ...] = (("session.force_spinning_stop", "1"),)
@@ -32,6 +40,8 @@ def deployed_options(precision: str, provider: str = "cpu", *, weights_only: boo
         # ORT's CPU provider fuses float8 Q/DQ into ops that it then has no kernels for. And it leaves the DequantizeLinear
         # of a weight for every run, in case an integer kernel wants it: none will, and folded once it costs nothing.
         config = (*config, ("session.disable_quant_qdq", "1"))
+    if provider == "cpu" and can_saturate and saturates():
+        config = (*config, PRECISE)
     return SessionOptions(provider, config=config, provider_config=_provider_config(precision, provider))
 
 
@@ -81,12 +91,44 @@ def open_session(path: Path, options: SessionOptions) -> onnxruntime.InferenceSe
     return session
 
 
-def plain_session(model: onnx.ModelProto, config: tuple[tuple[str, str], ...] = ()) -> onnxruntime.InferenceSession:
-    """Open a model in memory on the CPU, for what lowbit computes while it builds an artifact.
+def plain_session(
+    model: onnx.ModelProto, config: tuple[tuple[str, str], ...] = (), *, optimized: bool = True
+) -> onnxruntime.InferenceSession:
+    """Open a model in memory on the CPU, for what lowbit computes while it builds or examines an artifact.
 
-    ``config``: session configuration entries. What ONNX Runtime raises of a model that it does not take is left to the
+    ``config``: session configuration entries. ``optimized``: False is ``ORT_DISABLE_ALL``. What ONNX Runtime raises of a
+    model that it does not take is left to the caller, who knows the file.
+    """
+    import onnxruntime
+
+    settings = _settings(config)
+    levels = onnxruntime.GraphOptimizationLevel
+    settings.graph_optimization_level = levels.ORT_ENABLE_ALL if optimized else levels.ORT_DISABLE_ALL
+    return onnxruntime.InferenceSession(model.SerializeToString(), settings, providers=[PROVIDERS["cpu"]])
+
+
+def optimized_graph(
+    model: onnx.ModelProto, config: tuple[tuple[str, str], ...] = (), *, disabled: Sequence[str] = ()
+) -> onnx.ModelProto:
+    """The graph as ONNX Runtime's optimizer leaves it for the CPU, but for memory layouts, which suit one processor.
+
+    ``disabled``: names of its rewrites to leave out. What it raises of a model that it does not take is left to the
     caller, who knows the file.
     """
+    import onnx
+    import onnxruntime
+
+    settings = _settings(config)
+    settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    with tempfile.TemporaryDirectory() as folder:
+        settings.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
+        onnxruntime.InferenceSession(
+            model.SerializeToString(), settings, providers=[PROVIDERS["cpu"]], disabled_optimizers=list(disabled)
+        )
+        return onnx.load(settings.optimized_model_filepath)
+
+
+def _settings(config: tuple[tuple[str, str], ...]) -> onnxruntime.SessionOptions:
     import onnxruntime
 
     settings = onnxruntime.SessionOptions()
@@ -94,7 +136,31 @@ def plain_session(model: onnx.ModelProto, config: tuple[tuple[str, str], ...] = 
     settings.log_severity_level = 3
     for key, value in config:
         settings.add_session_config_entry(key, value)
-    return onnxruntime.InferenceSession(model.SerializeToString(), settings, providers=[PROVIDERS["cpu"]])
+    return settings
+
+
+@functools.cache
+def saturates() -> bool:
+    """Whether ONNX Runtime's integer kernels lose sums on this processor: without VNNI they add two products in 16 bits.
+
+    By one convolution whose only sum, 2 * 255 * 127, does not fit them.
+    """
+    import onnx
+    from onnx import helper, numpy_helper
+
+    stored: dict[str, Any] = {"one": np.float32(1), "wide": np.float32(512), "unsigned": np.uint8(0)}
+    stored |= {"signed": np.int8(0), "weight": np.full((1, 2, 1, 1), 127, np.int8)}
+    inputs = ["data", "one", "unsigned", "weight", "one", "signed", "wide", "unsigned"]
+    body = helper.make_graph(
+        [helper.make_node("QLinearConv", inputs, ["sum"])],
+        "probe",
+        [helper.make_tensor_value_info("data", onnx.TensorProto.UINT8, [1, 2, 1, 1])],
+        [helper.make_tensor_value_info("sum", onnx.TensorProto.UINT8, [1, 1, 1, 1])],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in stored.items()],
+    )
+    model = helper.make_model(body, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    found = plain_session(model).run(None, {"data": np.full((1, 2, 1, 1), 255, np.uint8)})[0]
+    return bool(found.item() != np.rint(2 * 255 * 127 / 512))
 
 
 _FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
