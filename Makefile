@@ -6,14 +6,18 @@ RUN := $(VENV)/bin/python -m
 ARGS ?=
 DETECTORS := $(foreach name,$(DETECTOR),--detector $(name))
 
-.PHONY: gate test bench lint clean
+.PHONY: gate test test-all bench lint clean
 
 # Schemes that learn take minutes each to build; ARGS="-m slow" asks for them, the last -m counts.
 gate: $(VENV)/.installed
 	$(RUN) pytest tests/test_accuracy.py tests/test_artifact.py tests/test_latency.py -m "not slow and not sensitivity" $(DETECTORS) $(ARGS)
 
 test: $(VENV)/.installed
-	$(RUN) pytest -m "not slow and not sensitivity" $(DETECTORS) $(ARGS)
+	$(RUN) tests --tier change $(DETECTORS) $(ARGS)
+
+# Hours: every scheme, those that learn and the sensitivity sweep among them.
+test-all: $(VENV)/.installed
+	$(RUN) tests --tier all $(DETECTORS) $(ARGS)
 
 bench: $(VENV)/.installed
 	$(RUN) benchmarks $(DETECTORS) $(ARGS)

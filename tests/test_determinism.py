@@ -7,14 +7,16 @@ from pathlib import Path
 
 import pytest
 
+from fixtures import tiers
 from fixtures.options import Case
 from fixtures.workbench import Workbench
 from lowbit.metrics import evaluate
 from lowbit.predict import predict
-from lowbit.schemes import CATALOGUE, Scheme
+from lowbit.schemes import CATALOGUE, Scheme, find
 from lowbit.store.store import Store
 
-ONE_A_TOOL = {scheme.tool: scheme for scheme in reversed(CATALOGUE.values())}
+# The first that stands for a family of the tool's.
+ONE_A_TOOL = {scheme.tool: scheme for scheme in map(find, reversed(tiers.change().representatives))}
 
 
 @pytest.mark.parametrize("scheme", ONE_A_TOOL.values(), ids=lambda scheme: scheme.id)

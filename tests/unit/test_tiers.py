@@ -1,0 +1,75 @@
+"""What runs at every change, and how ``make test`` runs it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from fixtures import tiers
+from fixtures.options import Case
+from lowbit.detectors import REGISTRY
+from lowbit.schemes import CATALOGUE
+from tests.unit.waiting import PATIENCE
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", *command, "-q", "-p", "no:cacheprovider", "--collect-only", "-n0"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+
+
+def test_every_scheme_runs_or_one_stands_for_it() -> None:
+    declared = Counter(
+        scheme for family in tiers.change().family for scheme in (family.runs, *family.stands_for) if scheme
+    )
+    assert declared == dict.fromkeys(CATALOGUE, 1)
+
+
+def test_every_tool_is_there() -> None:
+    assert {CATALOGUE[scheme].tool for scheme in tiers.change().representatives} == {s.tool for s in CATALOGUE.values()}
+
+
+def test_the_real_detector_is_one_and_is_compared_with_its_float_export() -> None:
+    real = tiers.change().real
+    assert real.detector in REGISTRY
+    assert "fp32" in real.schemes and len(real.schemes) > 1 and set(real.schemes) <= CATALOGUE.keys()
+
+
+def test_the_tier_selects_these_and_nothing_long() -> None:
+    chosen = tiers.change()
+    done = run(
+        "pytest", "--tier", "change", "tests/test_accuracy.py", "tests/test_sensitivity.py", "tests/test_coverage.py"
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    on_cpu = [line for line in done.stdout.splitlines() if "::" in line and not line.endswith(("cuda]", "trt]"))]
+    wanted = [Case("shapes10n", CATALOGUE[scheme], "cpu") for scheme in chosen.representatives]
+    wanted += [Case(chosen.real.detector, CATALOGUE[scheme], "cpu") for scheme in chosen.real.schemes]
+    assert sorted(on_cpu) == sorted(f"tests/test_accuracy.py::test_map_drop[{case.id}]" for case in wanted)
+
+
+@pytest.mark.parametrize("path", ["tests/unit/test_files.py", "tests/test_coverage.py"])
+def test_both_sessions_take_paths_and_one_of_them_runs_them(path: str) -> None:
+    done = run("tests", path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    collected = [line for line in done.stdout.splitlines() if "::" in line]
+    assert collected and all(line.startswith(path) for line in collected)
+    assert len(set(collected)) == len(collected)
+
+
+def test_arguments_that_select_nothing_are_an_error() -> None:
+    assert run("tests", "tests/unit/test_files.py", "-k", "nosuchtest").returncode == pytest.ExitCode.NO_TESTS_COLLECTED
+
+
+def test_a_session_that_fails_is_the_exit_status() -> None:
+    assert run("tests", "tests/unit/test_files.py", "--nosuchoption").returncode == pytest.ExitCode.USAGE_ERROR
