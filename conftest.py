@@ -1,1 +1,1 @@
-pytest_plugins = ["fixtures.options", "fixtures.workbench", "fixtures.recording"]
+pytest_plugins = ["fixtures.options", "fixtures.baselines", "fixtures.workbench", "fixtures.recording"]

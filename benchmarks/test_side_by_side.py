@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 
 from fixtures.options import detector_name, detector_names
 from fixtures.workbench import Workbench
+from lowbit import host
 from lowbit.data.letterbox import preprocess
-from lowbit.latency import host, interleave
+from lowbit.latency import interleave
 from lowbit.metrics import drop_interval, evaluate
 from lowbit.predict import predict
 from lowbit.runtime import available_cores, deployed_options, open_session
@@ -129,6 +130,8 @@ def test_side_by_side(
         line += f" {both[1].map:.4f} | {100 * (both[0].map - both[1].map):.2f} [{100 * low:.2f}, {100 * high:.2f}] |"
     with capsys.disabled():
         if what == OURS[0]:
-            print(f"\n{detector_name(chosen)}, {len(dataset.images)} images of {dataset.name}; {host()}")
+            print(
+                f"\n{detector_name(chosen)}, {len(dataset.images)} images of {dataset.name}; {host.name(with_gpu=False)}"
+            )
             print("| what | speed-up over the FP32 export | AP | drop, points |\n|---|---:|---:|---:|")
         print(f"\n{line}", end="")

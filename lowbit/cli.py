@@ -5,10 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lowbit.errors import LowbitError
+
+if TYPE_CHECKING:
+    from lowbit.host import Processor
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -59,8 +63,6 @@ def main(arguments: list[str] | None = None) -> int:
 
             print(getattr(command, options.command)(options))
         elif options.command == "merge":
-            from lowbit.report.merge import merge as merge_runs
-
             print(merge_runs(options.part, options.to))
         elif options.command == "store":
             print(share_store(options))
@@ -109,13 +111,15 @@ def _add_sensitivity(commands: Any) -> None:
 
 def doctor() -> str:
     """The capability table of this machine, as Markdown."""
-    from lowbit import runtime
+    from lowbit import host, runtime
     from lowbit.results import environment
     from lowbit.schemes import CATALOGUE
 
     machine = environment()
-    lines = [f"Python {machine['python']}, {machine['cpu']['name']}, {machine['cpu']['cores']} cores"]
-    lines.append(f"GPU: {machine['gpu']['name'] if machine['gpu'] else 'none that the driver shows'}")
+    processor, gpu = host.processor(), host.gpu()
+    lines = [f"Processor: {processor.name}", f"INT8 kernels: {_int8_kernels(processor)}"]
+    lines.append(f"GPU: {f'{gpu.name}, driver {gpu.driver}, {gpu.uuid}' if gpu else 'none that the driver shows'}")
+    lines.append(f"Python {machine['python']}")
     lines += [f"{name}: {found or 'not installed'}" for name, found in machine["packages"].items()]
     lines += ["", "| scheme | " + " | ".join(runtime.PROVIDERS) + " |", "|---|" + "---|" * len(runtime.PROVIDERS)]
     reasons: dict[str, None] = {}
@@ -129,6 +133,19 @@ def doctor() -> str:
         lines.append(f"| {scheme.id} | " + " | ".join(cells) + " |")
     lines += ["", *(f"({number}) {reason}" for number, reason in enumerate(reasons, 1))]
     return "\n".join(lines)
+
+
+def _int8_kernels(processor: Processor) -> str:
+    """How a processor's kernels add products of 8-bit integers."""
+    narrow = processor.adds_pairs_in_16_bits
+    if narrow is None:
+        return "unknown, this system does not say its processor's instruction sets"
+    if narrow:
+        return (
+            "no VNNI, so they add pairs of products in 16 bits: U8S8 products saturate where weights are large "
+            "(7-bit weights do not; session.x64quantprecision=1 is right and slower)"
+        )
+    return "add products in 32 bits, nothing saturates"
 
 
 def schemes_table() -> str:
@@ -188,6 +205,17 @@ def compare_runs(options: argparse.Namespace) -> int:
     changes, text = compare(options.first, options.second, limits)
     print(text, end="")
     return int(any(change.regressions for change in changes))
+
+
+def merge_runs(parts: Sequence[Path], target: Path) -> Path:
+    """Merge runs, say if several hosts measured them, and return the report's path."""
+    from lowbit import results
+    from lowbit.report.merge import merge
+
+    page = merge(parts, target)
+    if len(hosts := results.read(target / "results.json").hosts()) > 1:
+        print(f"lowbit: the shards were measured on several hosts: {'; '.join(hosts)}", file=sys.stderr)
+    return page
 
 
 def share_store(options: argparse.Namespace) -> str:

@@ -1,13 +1,183 @@
-"""What numbers depend on beside the code: the NVIDIA GPU in use, by the driver's own library (NVML, read only)."""
+"""What numbers depend on beside the code: the processor, as the kernel describes it, and the NVIDIA GPU in use, as its
+driver's library (NVML, read only) does."""
 
 from __future__ import annotations
 
 import functools
 import os
+import platform
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+CPUINFO = Path("/proc/cpuinfo")
+# The instruction sets that choose a kernel of a quantized network, by the kernel's names for them.
+_X86_SETS = {
+    "sse4_1": "sse4.1",
+    "avx2": "avx2",
+    "avx_vnni": "avx_vnni",
+    "avx512f": "avx512f",
+    "avx512_vnni": "avx512_vnni",
+    "amx_int8": "amx_int8",
+    "avx512_bf16": "bf16",
+    "amx_bf16": "bf16",
+}
+_ARM_SETS = {"asimddp": "dotprod", "i8mm": "i8mm", "bf16": "bf16"}
+# Linux, arch/arm64/include/asm/cputype.h
+_ARM_VENDORS = {
+    0x41: "ARM",
+    0x46: "Fujitsu",
+    0x48: "HiSilicon",
+    0x4E: "NVIDIA",
+    0x51: "Qualcomm",
+    0x61: "Apple",
+    0x6D: "Microsoft",
+    0xC0: "Ampere",
+}
+_ARM_PARTS = {
+    (0x41, 0xD03): "Cortex-A53",
+    (0x41, 0xD05): "Cortex-A55",
+    (0x41, 0xD08): "Cortex-A72",
+    (0x41, 0xD0B): "Cortex-A76",
+    (0x41, 0xD0C): "Neoverse-N1",
+    (0x41, 0xD40): "Neoverse-V1",
+    (0x41, 0xD41): "Cortex-A78",
+    (0x41, 0xD42): "Cortex-A78AE",
+    (0x41, 0xD49): "Neoverse-N2",
+    (0x41, 0xD4F): "Neoverse-V2",
+    (0x41, 0xD84): "Neoverse-V3",
+    (0x41, 0xD8E): "Neoverse-N3",
+    (0xC0, 0xAC3): "Ampere-1",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Processor:
+    """A processor as far as numbers depend on it. What is not known is None.
+
+    ``family`` and ``model``: on ARM the architecture's version and the part number. ``instruction_sets``: those of
+    sse4.1, avx2, avx_vnni, avx512f, avx512_vnni, amx_int8, bf16, dotprod and i8mm that every core has, in this order.
+    ``threads``: logical processors that this process may use.
+    """
+
+    architecture: str
+    vendor: str | None
+    family: int | None
+    model: int | None
+    model_name: str | None
+    instruction_sets: tuple[str, ...] | None
+    threads: int
+
+    @property
+    def has_vnni(self) -> bool | None:
+        """Whether it adds four 8-bit products in 32 bits by one instruction of x86 (AVX-VNNI or AVX512-VNNI)."""
+        if self.instruction_sets is None:
+            return None
+        return not {"avx_vnni", "avx512_vnni"}.isdisjoint(self.instruction_sets)
+
+    @property
+    def adds_pairs_in_16_bits(self) -> bool | None:
+        """Whether its INT8 kernels add pairs of products in 16 bits (``vpmaddubsw``), where those of unsigned activations
+        and signed weights may saturate: x86 without VNNI."""
+        if self.architecture != "x86_64":
+            return False
+        return None if self.has_vnni is None else not self.has_vnni
+
+    @property
+    def name(self) -> str:
+        """All of it in a line. Two processors have one name only if nothing known tells them apart."""
+        known = [self.architecture, *([self.vendor] if self.vendor else [])]
+        if self.family is not None:
+            known.append(f"family {self.family}")
+        if self.model is not None:
+            known.append(f"model {self.model:#x}" if self.architecture == "aarch64" else f"model {self.model}")
+        sets = "instruction sets unknown" if self.instruction_sets is None else " ".join(self.instruction_sets)
+        label = self.model_name or "unknown processor"
+        return f"{label} ({' '.join(known)}; {sets or 'baseline instructions'}), {self.threads} threads"
+
+
+def processor() -> Processor:
+    """This machine's processor."""
+    return _processor(len(os.sched_getaffinity(0)))
+
+
+@functools.cache
+def _processor(threads: int) -> Processor:
+    try:
+        text = CPUINFO.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        text = ""
+    return parse_cpuinfo(text, platform.machine(), threads)
+
+
+def parse_cpuinfo(text: str, machine: str, threads: int) -> Processor:
+    """A processor from the text of ``/proc/cpuinfo``. ``machine``: :func:`platform.machine`.
+
+    py-cpuinfo, which pytest-benchmark brings, starts several processes for it and knows no ARM part.
+    """
+    said: dict[str, list[str]] = defaultdict(list)
+    for line in text.splitlines():
+        key, colon, value = line.partition(":")
+        if colon and value.strip() not in ("", "unknown"):
+            said[key.strip()].append(value.strip())
+    architecture = {"AMD64": "x86_64", "arm64": "aarch64"}.get(machine, machine)
+    if "CPU implementer" in said:
+        return _arm(said, architecture, threads)
+    return Processor(
+        architecture,
+        vendor=next(iter(said["vendor_id"]), None),
+        family=_number(said["cpu family"]),
+        model=_number(said["model"]),
+        model_name=next(iter(said["model name"]), None),
+        instruction_sets=_instruction_sets(said["flags"], _X86_SETS),
+        threads=threads,
+    )
+
+
+def _arm(said: dict[str, list[str]], architecture: str, threads: int) -> Processor:
+    """ARM's kernel gives numbers only. Cores of several kinds are named one after the other."""
+    implementer, part = _number(said["CPU implementer"]), _number(said["CPU part"])
+    kinds = dict.fromkeys(
+        _ARM_PARTS.get((_number([maker]) or 0, _number([number]) or 0))
+        for maker, number in zip(said["CPU implementer"], said["CPU part"], strict=False)
+    )
+    return Processor(
+        architecture,
+        vendor=None if implementer is None else _ARM_VENDORS.get(implementer, f"{implementer:#x}"),
+        family=_number(said["CPU architecture"]),
+        model=part,
+        model_name=" + ".join(kind for kind in kinds if kind) or None,
+        instruction_sets=_instruction_sets(said["Features"], _ARM_SETS),
+        threads=threads,
+    )
+
+
+def _number(values: list[str]) -> int | None:
+    """The first value, decimal or hexadecimal; None if there is none or it is no number."""
+    try:
+        return int(values[0], 0)
+    except (IndexError, ValueError):
+        return None
+
+
+def _instruction_sets(cores: list[str], names: dict[str, str]) -> tuple[str, ...] | None:
+    if not cores:
+        return None
+    common = set.intersection(*(set(flags.split()) for flags in cores))
+    return tuple(dict.fromkeys(name for flag, name in names.items() if flag in common))
+
+
+def name(*, with_gpu: bool = True) -> str:
+    """What this machine's numbers may be compared within, in a line: processor, threads, and the GPU with its driver.
+
+    ``with_gpu``: False for what ran on the processor alone.
+    """
+    device = gpu() if with_gpu else None
+    return processor().name + (f", {device.name}, driver {device.driver}" if device else "")
+
 
 # Which GPUs CUDA shows to a process, the first one first.
 VISIBLE_DEVICES = "CUDA_VISIBLE_DEVICES"

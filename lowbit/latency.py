@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -144,24 +143,3 @@ def in_batches(
             runs.append(timed_run(open_session(place, options), stack, options.provider))
     ratio, _, seconds = interleave(*runs, pairs=pairs)
     return Batched(batch, float(batch / np.median(seconds)), ratio.ratio * batch)
-
-
-def host() -> str:
-    """A name for the machine's hardware (not its host name): what timings may be compared within."""
-    from lowbit.host import gpu
-    from lowbit.runtime import available_cores
-
-    device = gpu()
-    return f"{cpu_name()}, {available_cores()} threads" + (f", {device.name}" if device else "")
-
-
-def cpu_name() -> str:
-    """The processor's model name."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:
-            for line in lines:
-                if line.startswith("model name"):
-                    return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()

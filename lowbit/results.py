@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from lowbit import files, host
+from lowbit import files, host, old_results
 from lowbit.errors import InputError
 
 SCHEMA = 2
@@ -131,12 +131,14 @@ class EngineRecord(_Model):
 class Entry(_Model):
     """One scheme on one detector and one provider. mAP and drop are fractions (0.5 points is 0.005).
 
+    ``host``: the machine that accuracy was measured on, by :func:`lowbit.host.name`; that of a timing is ``latency.host``.
     ``layer_sqnr``: the raw head's SQNR in dB with one convolution alone quantized, where the scheme measured it.
     """
 
     detector: str
     scheme: str
     provider: str = "cpu"
+    host: str | None = None
     dataset: str | None = None
     dataset_file: str | None = None
     dataset_digest: str | None = None
@@ -211,7 +213,23 @@ class Results(_Model):
         schema = data.get("schema")
         if not isinstance(schema, int) or not 1 <= schema <= SCHEMA:
             raise ValueError(f"schema {schema} is unknown, this lowbit reads 1 to {SCHEMA}")
-        return _from_schema_1(data) if schema == 1 else data
+        return {**old_results.upgrade(data), "schema": SCHEMA} if schema == 1 else data
+
+    def hosts(self) -> dict[str, list[str]]:
+        """The hosts that accuracy and timings were measured on, each with what it measured: ``<detector>-<scheme> on
+        <provider> (accuracy)``, ``(timing)``."""
+        found: dict[str, list[str]] = {}
+        for entry in self.entries:
+            case = f"{entry.detector}-{entry.scheme} on {entry.provider}"
+            if entry.host:
+                found.setdefault(entry.host, []).append(f"{case} (accuracy)")
+            if entry.latency:
+                found.setdefault(entry.latency.host, []).append(f"{case} (timing)")
+        for name in sorted(found):  # what ran on the CPU is not named after the GPU beside it
+            whole = next((other for other in found if other.startswith(f"{name}, ")), None)
+            if whole:
+                found[whole] += found.pop(name)
+        return found
 
     def write(self, path: Path) -> None:
         """Write atomically. Raises :class:`lowbit.errors.StoreError`."""
@@ -232,56 +250,10 @@ def read(path: Path) -> Results:
         ) from error
 
 
-def _from_schema_1(data: dict[str, Any]) -> dict[str, Any]:
-    """Schema 1 had the GPU's state as nvidia-smi prints it."""
-    entries = data.get("entries")
-    upgraded = [_entry_from_schema_1(entry) for entry in entries] if isinstance(entries, list) else entries
-    return {**data, "schema": SCHEMA, "entries": upgraded}
-
-
-def _entry_from_schema_1(entry: Any) -> Any:
-    if not (isinstance(entry, dict) and isinstance(latency := entry.get("latency"), dict)):
-        return entry
-    if not isinstance(states := latency.get("gpu_state"), list):
-        return entry
-    return {**entry, "latency": {**latency, "gpu_state": [_gpu_state_from_schema_1(state) for state in states]}}
-
-
-def _gpu_state_from_schema_1(state: Any) -> Any:
-    if not isinstance(state, dict):
-        return state
-
-    def number(field: str) -> str | None:
-        """The number before the unit; "[N/A]" is None."""
-        value = str(state.get(field, "")).split(" ")[0]
-        return value if value[:1].isdigit() else None
-
-    clock, most, celsius, watts, reasons = (
-        number(field)
-        for field in (
-            "clocks.sm",
-            "clocks.max.sm",
-            "temperature.gpu",
-            "power.draw",
-            "clocks_throttle_reasons.active",
-        )
-    )
-    return host.GpuState(
-        uuid=None,
-        sm_clock_mhz=int(clock) if clock else None,
-        max_sm_clock_mhz=int(most) if most else None,
-        temperature_c=int(celsius) if celsius else None,
-        power_w=float(watts) if watts else None,
-        throttle_reasons=host.throttle_reasons(int(reasons, 16)) if reasons else None,
-    )
-
-
 def environment() -> dict[str, Any]:
     """Python, packages, processor, GPU and providers of this machine."""
     import onnxruntime
 
-    from lowbit.latency import cpu_name
-    from lowbit.runtime import available_cores
     from lowbit.store.key import version
 
     gpu = host.gpu()
@@ -289,7 +261,8 @@ def environment() -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "packages": {name: version(name) for name in (*names, "opencv-python", "pytest-benchmark")},
-        "cpu": {"name": cpu_name(), "cores": available_cores()},
+        "host": host.name(),
+        "cpu": dataclasses.asdict(host.processor()),
         "gpu": dataclasses.asdict(gpu) if gpu else None,
         "providers": onnxruntime.get_available_providers(),
     }

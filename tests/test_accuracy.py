@@ -40,7 +40,7 @@ def test_map_drop(
     limits = workbench.thresholds.limits(case.name, case.scheme.id, case.scheme.precision)
     record(
         **describe_artifact(artifact, structure, run_folder),
-        **describe_accuracy(evidence),
+        **describe_accuracy(case, evidence),
         dataset=dataset.name,
         dataset_file=str(dataset.annotations),
         dataset_digest=dataset.digest,

@@ -72,7 +72,7 @@ def test_latency(
         **describe_artifact(artifact, structure, run_folder),
         latency={
             **measured,
-            "host": latency.host(),
+            "host": host.name(with_gpu=case.provider != "cpu"),
             "affinity": list(options.cores) or None,
             "gpu_state": [dataclasses.asdict(one) for one in state if one] or None,
         },

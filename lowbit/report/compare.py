@@ -34,7 +34,7 @@ class Limits:
 class Change:
     """One scheme in both runs. ``ap``: how far AP fell from the first to the second run; ``interval``: its 95 % interval
     where both runs' detections are of the same data set, by a paired bootstrap over images. ``speed`` and ``size``: the
-    second run's speed-up and bytes over the first's."""
+    second run's speed-up and bytes over the first's; speed-ups of different hosts are not compared."""
 
     first: Entry
     second: Entry
@@ -43,6 +43,11 @@ class Change:
     speed: float | None
     size: float | None
     regressions: tuple[str, ...]
+
+    @property
+    def moved(self) -> bool:
+        """Whether accuracy was measured on one host before and on another one after."""
+        return None not in (self.first.host, self.second.host) and self.first.host != self.second.host
 
 
 def compare(first: Path, second: Path, limits: Limits) -> tuple[list[Change], str]:
@@ -74,7 +79,7 @@ def _change(
     same_data = one.dataset_digest is not None and one.dataset_digest == two.dataset_digest
     ap = one.map - two.map if one.map is not None and two.map is not None and same_data else None
     interval = _interval(one, two, folders, datasets) if ap is not None else None
-    # Speed-ups against FP32 within each run: seconds of two runs are not comparable.
+    # Speed-ups against FP32 within each run: seconds of two runs are not comparable, and ratios are on one host only.
     hosts = [entry.latency.host for entry in (one, two) if entry.latency]
     speed = None
     if one.latency and two.latency and one.latency.speedup and two.latency.speedup and hosts[0] == hosts[1]:
@@ -160,14 +165,41 @@ def _markdown(before: Results, after: Results, changes: list[Change]) -> str:
             f"{'' if change.speed is None else f'x {change.speed:.2f}'} | "
             f"{'' if change.size is None else f'x {change.size:.2f}'} | {verdict} |"
         )
+    lines += ["", *_hosts(before, after, changes)]
     missing = {_key(e) for e in before.entries if e.status is not Status.SKIPPED} - {_key(c.first) for c in changes}
-    lines.append("")
-    lines += [f"- **regression** `{c.second.detector}-{c.second.scheme}`: {r}" for c in changes for r in c.regressions]
+    lines += [
+        f"- **regression** `{c.second.detector}-{c.second.scheme}`: {r}{' (on another host)' * c.moved}"
+        for c in changes
+        for r in c.regressions
+    ]
     lines += [
         f"- `{detector}-{scheme}` on {provider} is in the first run only"
         for detector, scheme, provider in sorted(missing)
     ]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _hosts(before: Results, after: Results, changes: list[Change]) -> list[str]:
+    """What is said where the runs' hosts differ, or where a run does not say enough of its host."""
+    moved = dict.fromkeys((c.first.host, c.second.host) for c in changes if c.moved)
+    timed = dict.fromkeys(
+        (c.first.latency.host, c.second.latency.host)
+        for c in changes
+        if c.first.latency and c.second.latency and c.first.latency.host != c.second.latency.host
+    )
+    lines = [
+        f"- **Different hosts**: accuracy was measured on {one}, then on {two}. Integer kernels differ between processors, "
+        "so a change of AP may be the processor's."
+        for one, two in moved
+    ]
+    lines += [f"- **Speed is not compared**: it was timed on {one}, then on {two}." for one, two in timed]
+    for run in (before, after):
+        if run.environment.get("cpu", {}).get("instruction_sets") is None:
+            lines.append(
+                f"- {run.run_id} does not say the instruction sets of its processor: it may differ from another one of "
+                "the same name."
+            )
+    return lines
 
 
 def _number(value: float | None) -> str:

@@ -14,13 +14,16 @@ from lowbit.results import Entry, Results, Status
 # From best to worst: a scheme that failed in one shard failed.
 _SEVERITY = (Status.SKIPPED, Status.PASSED, Status.INCONCLUSIVE, Status.FAILED, Status.ERROR)
 _KEPT = ("detections", "pictures")
+# What an entry takes from another host's measurement of the same accuracy. Accuracy itself is not mixed: it is that of the
+# entry whose status counts.
+_OF_ANY_HOST = ("artifact", "build", "engine", "latency")
 
 
 def merge(parts: Sequence[Path], target: Path) -> Path:
     """Merge run folders into a new one; returns its ``report.html``.
 
     Every detector, scheme and provider is one entry: what one shard measured and another did not is put together, the
-    gravest status counts. Environments are listed one after the other where they differ.
+    gravest status counts. Accuracy and timing each keep the host that measured them. Environments are listed one after the other where they differ.
 
     Raises :class:`InputError` for a part without a readable results.json, a target that exists, and shards that measured
     the same thing on different data or artifacts.
@@ -71,10 +74,15 @@ def _both(one: Entry, two: Entry, part: Path) -> Entry:
                 "run share their data and their store."
             )
     worse = max(one, two, key=lambda entry: _SEVERITY.index(entry.status))
-    known = {name: value for name, value in one.model_dump().items() if value is not None}
-    # A timing says nothing of parity and must not erase it.
-    more = {name: value for name, value in two.model_dump().items() if value is not None}
-    if one.runtime and two.runtime:
+    known, more = (
+        {name: value for name, value in entry.model_dump().items() if value is not None} for entry in (one, two)
+    )
+    if one.host and two.host and one.host != two.host:
+        if worse is one:
+            known, more = more, known
+        known = {name: value for name, value in known.items() if name in _OF_ANY_HOST}
+    elif one.runtime and two.runtime:
+        # A timing says nothing of parity and must not erase it.
         said = {name: value for name, value in more["runtime"].items() if value is not None}
         more["runtime"] = {**known["runtime"], **said}
     return Entry(**{**known, **more, "status": worse.status, "reason": worse.reason or one.reason or two.reason})

@@ -16,10 +16,13 @@ VERDICTS = {
     Status.ERROR: "**ERROR**",
 }
 
+# Of what a host measured, in the heading of a merged run.
+_SHOWN = 6
+
 
 def markdown(results: Results) -> str:
     """The whole summary."""
-    lines = [f"# lowbit run {results.run_id}", ""]
+    lines = [f"# lowbit run {results.run_id}", "", *[_escape(line) for line in hosts(results)], ""]
     keyed = sorted(results.entries, key=lambda e: (e.detector, e.provider != "cpu", e.provider))
     for (detector, provider), group in groupby(keyed, key=lambda e: (e.detector, e.provider)):
         entries = list(group)
@@ -29,14 +32,27 @@ def markdown(results: Results) -> str:
         lines += _section(detector, provider, measured)
     lines += _sweeps(results.sweeps)
     lines += _skips(results.entries)
-    cpu = results.environment.get("cpu", {})
     packages = results.environment.get("packages", {})
     lines += [
-        f"{results.started}, {cpu.get('name')}, {cpu.get('cores')} cores, Python {results.environment.get('python')}, "
+        f"{results.started}, Python {results.environment.get('python')}, "
         f"onnxruntime-gpu {packages.get('onnxruntime-gpu')}, nvidia-modelopt {packages.get('nvidia-modelopt')}.",
         "",
     ]
     return "\n".join(lines)
+
+
+def hosts(results: Results) -> list[str]:
+    """The machine that a run was measured on; of a merged run, each with what it measured."""
+    measured = results.hosts()
+    if len(measured) < 2:
+        here = results.environment.get("host", "an unknown host")
+        only = next(iter(measured), here)
+        return [f"Measured on {here if here.startswith(f'{only}, ') else only}."]
+    lines = ["Measured on several hosts. Integer kernels differ between processors, and speeds do not compare:", ""]
+    for name, cases in measured.items():
+        shown = ", ".join(cases[:_SHOWN]) + (f" and {len(cases) - _SHOWN} more" if len(cases) > _SHOWN else "")
+        lines.append(f"- {name}: {shown}")
+    return lines
 
 
 def _section(detector: str, provider: str, entries: Sequence[Entry]) -> list[str]:

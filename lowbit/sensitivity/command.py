@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from lowbit import declare, files, latency, metrics, runtime
+from lowbit import declare, files, host, latency, metrics, runtime
 from lowbit.data.dataset import Dataset, check_classes
 from lowbit.data.leak import check_leak
 from lowbit.data.lists import CalibrationSet, load_calibration
@@ -129,7 +129,7 @@ def search(options: argparse.Namespace) -> str:
             "objective": options.objective,
             "max_drop": options.max_drop,
             "scheme": scheme,
-            "host": latency.host(),
+            "host": host.name(with_gpu=False),
             "chosen": chosen,
             "verified": verified,
             "tried": rows,
@@ -139,7 +139,7 @@ def search(options: argparse.Namespace) -> str:
     lines = [
         f"# {detector.name}: least {options.objective} within {options.max_drop * 100:.2f} points of agreement",
         "",
-        f"Times on {latency.host()}, interleaved with FP32.",
+        f"Times on {host.name(with_gpu=False)}, interleaved with FP32.",
         "",
         "| MB | bits a weight | drop of agreement, points | speed-up [95 %] | convolutions in "
         + " / ".join(candidates.offered)

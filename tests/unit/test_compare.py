@@ -121,6 +121,42 @@ def test_noise_and_other_machines_are_no_slowdown(
     assert code == 0 and "|  | x 1.00 | passed |" in text
 
 
+def test_a_fall_on_another_processor_is_said_to_be_one(
+    tmp_path: Path, dataset: Dataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = run(tmp_path / "a", dataset, host="EPYC with VNNI")
+    code, text = compare(capsys, first, run(tmp_path / "b", dataset, missed=3, host="EPYC without"))
+    assert code == 1
+    assert "AP fell by 24.75 points, limit 0.50 (on another host)" in text
+    assert "**Different hosts**: accuracy was measured on EPYC with VNNI, then on EPYC without." in text
+    code, text = compare(capsys, first, run(tmp_path / "c", dataset, missed=3, host="EPYC with VNNI"))
+    assert "another host" not in text and "Different hosts" not in text
+
+
+@pytest.mark.parametrize("speedup", [0.1, 9.0])
+def test_no_speed_is_compared_across_processors(
+    tmp_path: Path, dataset: Dataset, capsys: pytest.CaptureFixture[str], speedup: float
+) -> None:
+    first = run(tmp_path / "a", dataset)
+    elsewhere = latency(speedup, speedup, speedup).model_copy(update={"host": "another CPU"})
+    code, text = compare(capsys, first, run(tmp_path / "b", dataset, latency=elsewhere))
+    assert code == 0
+    assert "**Speed is not compared**: it was timed on a CPU, then on another CPU." in text
+    assert "speed-up fell" not in text and "| 0.00 [0.00, 0.00] |  | x 1.00 |" in text
+
+
+def test_a_run_that_does_not_know_its_processor_says_so(
+    tmp_path: Path, dataset: Dataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = run(tmp_path / "a", dataset), run(tmp_path / "b", dataset)
+    assert "does not say" not in compare(capsys, first, second)[1]
+    data = json.loads((first / "results.json").read_text())
+    data |= {"schema": 1, "environment": {"cpu": {"name": "a CPU", "cores": 2}, "gpu": None}}
+    (first / "results.json").write_text(json.dumps(data))
+    text = compare(capsys, first, second)[1]
+    assert "a does not say the instruction sets of its processor" in text and "b does not say" not in text
+
+
 def test_other_data_are_not_compared(tmp_path: Path, dataset: Dataset, capsys: pytest.CaptureFixture[str]) -> None:
     first = run(tmp_path / "a", dataset)
     code, text = compare(capsys, first, run(tmp_path / "b", dataset, missed=6, dataset_digest="other"))

@@ -51,6 +51,34 @@ def test_shards_become_one_run(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert (tmp_path / "whole" / "summary.md").is_file()
 
 
+def test_shards_of_two_processors_keep_their_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scored = entry("int8-a", map=0.4, host="CPU 1")
+    timed = entry("int8-a", latency=latency(1, 1, 1).model_copy(update={"host": "CPU 2"}))
+    one, two = shard(tmp_path / "one", scored), shard(tmp_path / "two", timed)
+    assert cli.main(["merge", str(one), str(two), "--to", str(tmp_path / "whole")]) == 0
+    assert "the shards were measured on several hosts: CPU 1; CPU 2" in capsys.readouterr().err
+    (both,) = results.read(tmp_path / "whole" / "results.json").entries
+    assert both.host == "CPU 1" and both.latency is not None and both.latency.host == "CPU 2"
+    for name in ("summary.md", "report.html"):
+        text = (tmp_path / "whole" / name).read_text()
+        assert "Measured on several hosts." in text
+        assert "CPU 1: toy-int8-a on cpu (accuracy)" in text and "CPU 2: toy-int8-a on cpu (timing)" in text
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_accuracy_of_two_processors_is_not_mixed(tmp_path: Path, reverse: bool) -> None:
+    """The graver one's stands, with what only the other one measured of it left out; a timing is kept."""
+    good = entry("int8-a", map=0.4, ar=0.5, host="CPU 1", latency=latency(1, 1, 1))
+    bad = entry("int8-a", map=0.3, host="CPU 2", status=Status.FAILED, reason="drop")
+    shards = [shard(tmp_path / "one", good), shard(tmp_path / "two", bad)]
+    if reverse:
+        shards.reverse()
+    assert cli.main(["merge", *map(str, shards), "--to", str(tmp_path / "whole")]) == 0
+    (both,) = results.read(tmp_path / "whole" / "results.json").entries
+    assert (both.map, both.ar, both.host, both.status, both.reason) == (0.3, None, "CPU 2", Status.FAILED, "drop")
+    assert both.latency is not None
+
+
 @pytest.mark.parametrize(
     ("other", "said"),
     [

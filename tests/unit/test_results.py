@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -9,13 +10,18 @@ from typing import Any
 
 import pytest
 
-from lowbit import results
+from lowbit import host, results
 from lowbit.errors import InputError
 from lowbit.host import GpuState
 from lowbit.report import summary
 from lowbit.results import Entry, LatencyRecord, Results, Status
 
-ENVIRONMENT = {"python": "3.11.7", "packages": {"onnxruntime-gpu": "1"}, "cpu": {"name": "a CPU", "cores": 2}}
+ENVIRONMENT = {
+    "python": "3.11.7",
+    "packages": {"onnxruntime-gpu": "1"},
+    "host": "a CPU",
+    "cpu": {"model_name": "a CPU", "instruction_sets": ["avx2"], "threads": 2},
+}
 
 
 def latency(speedup: float, low: float, high: float) -> LatencyRecord:
@@ -113,6 +119,19 @@ def test_the_summary_keeps_its_tables_and_is_no_html() -> None:
     assert row.count("|") == 9
 
 
+def test_the_heading_names_the_host() -> None:
+    """What ran on the CPU of a machine with a GPU is not of another machine."""
+    plain = summary.markdown(run(entry("fp32")))
+    assert plain.splitlines()[2] == "Measured on a CPU."
+    both = [entry("fp32", host="a CPU"), entry("fp32", provider="cuda", host="a CPU, a GPU")]
+    assert summary.markdown(run(*both)).splitlines()[2] == "Measured on a CPU, a GPU."
+    # Timed on "a CPU", which is all that was written.
+    timed = entry("int8-a", host="another CPU", latency=latency(1, 1, 1))
+    text = summary.markdown(run(timed))
+    assert "Measured on several hosts." in text
+    assert "- another CPU: toy-int8-a on cpu (accuracy)" in text and "- a CPU: toy-int8-a on cpu (timing)" in text
+
+
 def test_the_summary_has_every_skip_with_its_reason() -> None:
     skipped = [
         Entry(detector="toy", scheme=s, provider="cuda", status=Status.SKIPPED, reason="no GPU") for s in ("a", "b")
@@ -160,6 +179,10 @@ def test_a_file_of_schema_1_is_read(tmp_path: Path) -> None:
     found = results.read(OLD)
     assert found.schema_version == results.SCHEMA
     assert [(e.scheme, e.map) for e in found.entries if e.map is not None] == [("fp32", 1.0), ("int8-ort-minmax", 1.0)]
+    assert found.environment["host"] == found.entries[1].host == "AMD EPYC, 2 threads"
+    cpu = found.environment["cpu"]
+    assert (cpu["model_name"], cpu["threads"], cpu["instruction_sets"]) == ("AMD EPYC", 2, None)
+    assert summary.markdown(found).splitlines()[2] == "Measured on AMD EPYC, 2 threads."
     quantized = found.entries[1].latency
     assert quantized is not None and quantized.gpu_state == [
         GpuState(None, 1980, 1980, 34, 112.96, ["sw_power_cap"]),
@@ -167,6 +190,22 @@ def test_a_file_of_schema_1_is_read(tmp_path: Path) -> None:
     ]
     found.write(tmp_path / "results.json")
     assert results.read(tmp_path / "results.json") == found
+
+
+def test_old_shards_do_not_say_which_of_them_measured_what(tmp_path: Path) -> None:
+    data = json.loads(OLD.read_text())
+    data["environment"] |= {"shards": 2, "others": [{**data["environment"], "gpu": {"name": "H100"}}]}
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(data))
+    found = results.read(path)
+    assert found.entries[0].host is None
+    assert found.environment["others"][0]["host"] == "AMD EPYC, 2 threads, H100"
+
+
+def test_this_machine_is_described() -> None:
+    found = results.environment()
+    assert found["host"] == host.name()
+    assert found["cpu"] == dataclasses.asdict(host.processor())
 
 
 @pytest.mark.parametrize("schema", [0, results.SCHEMA + 1, "2", None])

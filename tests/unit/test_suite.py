@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from lowbit import results
-from lowbit.runtime import available_cores
+from fixtures.baselines import folder_name
+from lowbit import host, results
 from tests.unit import toys
 from tests.unit.waiting import PATIENCE
 
@@ -97,7 +97,7 @@ def test_baselines_are_kept_by_hardware(toy: Toy, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     saved = set(kept.rglob("*_baselinetest.json")) - before
     try:
-        assert [f"-{available_cores()}-threads" in str(path.relative_to(kept).parts[0]) for path in saved] == [True]
+        assert [path.relative_to(kept).parts[0] for path in saved] == [folder_name(host.name())]
     finally:
         for path in saved:
             path.unlink()

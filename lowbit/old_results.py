@@ -1,0 +1,76 @@
+"""What an older results.json becomes in today's schema. What it does not say stays null.
+
+Schema 1 named the processor by its model name alone, and had the GPU's state as nvidia-smi prints it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lowbit import host
+
+
+def upgrade(data: dict[str, Any]) -> dict[str, Any]:
+    """The content of schema 1 in the fields of schema 2. Damage is left as it is, for the schema to refuse.
+
+    Raises ``ValueError`` for a state of a GPU that is none.
+    """
+    environment = _environment(data.get("environment"))
+    # Of shards that were merged it is not known which one measured what.
+    merged = isinstance(environment, dict) and "others" in environment
+    measured_on = environment.get("host") if isinstance(environment, dict) and not merged else None
+    entries = data.get("entries")
+    if isinstance(entries, list):
+        entries = [_entry(entry, measured_on) for entry in entries]
+    return {**data, "environment": environment, "entries": entries}
+
+
+def _environment(found: Any) -> Any:
+    cpu = found.get("cpu") if isinstance(found, dict) else None
+    if not isinstance(cpu, dict):
+        return found
+    gpu = found.get("gpu")
+    parts = [str(cpu.get("name")), f"{cpu.get('cores')} threads"]
+    if isinstance(gpu, dict):
+        parts.append(str(gpu.get("name")))
+    unknown = dict.fromkeys(("architecture", "vendor", "family", "model", "instruction_sets"))
+    upgraded = {
+        **found,
+        "host": ", ".join(parts),
+        "cpu": {**unknown, "model_name": cpu.get("name"), "threads": cpu.get("cores")},
+    }
+    if isinstance(found.get("others"), list):
+        upgraded["others"] = [_environment(other) for other in found["others"]]
+    return upgraded
+
+
+def _entry(entry: Any, measured_on: str | None) -> Any:
+    if not isinstance(entry, dict):
+        return entry
+    if entry.get("map") is not None:
+        entry = {**entry, "host": measured_on}
+    latency = entry.get("latency")
+    if not isinstance(latency, dict) or not isinstance(states := latency.get("gpu_state"), list):
+        return entry
+    return {**entry, "latency": {**latency, "gpu_state": [_gpu_state(state) for state in states]}}
+
+
+def _gpu_state(state: Any) -> Any:
+    if not isinstance(state, dict):
+        return state
+
+    def number(field: str) -> str | None:
+        """The number before the unit; "[N/A]" is None."""
+        value = str(state.get(field, "")).split(" ")[0]
+        return value if value[:1].isdigit() else None
+
+    clock, most, celsius = (number(field) for field in ("clocks.sm", "clocks.max.sm", "temperature.gpu"))
+    watts, reasons = number("power.draw"), number("clocks_throttle_reasons.active")
+    return host.GpuState(
+        uuid=None,
+        sm_clock_mhz=int(clock) if clock else None,
+        max_sm_clock_mhz=int(most) if most else None,
+        temperature_c=int(celsius) if celsius else None,
+        power_w=float(watts) if watts else None,
+        throttle_reasons=host.throttle_reasons(int(reasons, 16)) if reasons else None,
+    )
