@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lowbit import graph, integer_kernels, saturation
-from lowbit.errors import InputError
-from lowbit.runtime import optimized_graph, plain_session
+from lowbit.errors import InputError, UnavailableError
+from lowbit.runtime import kernels_saturate, optimized_graph, plain_session
 
 if TYPE_CHECKING:
     import onnx
@@ -45,8 +45,7 @@ class Layer:
     """A convolution or matrix product whose sums can pass 16 bits without VNNI.
 
     ``allowed``: the largest magnitude of a sum of two neighbouring products that its weights allow. ``seen``: the largest
-    of the inputs that were run, of pairs that these inputs could bring past 16 bits, 0 without such a pair. ``share``:
-    fraction of its output sums that saturated.
+    of the inputs that were run, or a bound of it if it fits 16 bits. ``share``: fraction of its output sums that saturated.
     """
 
     name: str
@@ -69,15 +68,18 @@ class Emulator:
     """An artifact on both kinds of processor. ``config``: the session configuration entries with which it is deployed, as
     far as they decide which kernels run.
 
-    Raises :class:`InputError` for a model that ONNX Runtime doesn't take, :class:`lowbit.errors.UnavailableError` for a
-    product that can't be emulated.
+    Raises :class:`InputError` for a model that ONNX Runtime doesn't take, :class:`UnavailableError` for a product that
+    can't be emulated.
     """
 
     def __init__(self, model: onnx.ModelProto, config: Config = ()) -> None:
         from onnx import numpy_helper
 
         named = _named(model)
-        self._model = optimized_graph(named, (*_AS_ON_X86, *config), disabled=_NOT_FUSED)
+        try:
+            self._model = optimized_graph(named, (*_AS_ON_X86, *config), disabled=_NOT_FUSED)
+        except Exception as error:  # ORT's exceptions have no common base of their own
+            raise InputError(f"ONNX Runtime can't load the model ({str(error)[:300]}). Export it again.") from error
         self._stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in self._model.graph.initializer}
         self.integer_nodes = sum(node.op_type in integer_kernels.INTEGER_OPS for node in self._model.graph.node)
         self._allowed = self._allowed_sums()
@@ -234,6 +236,17 @@ def saturating_layers(
     for one in inputs if emulator.saturating else ():
         emulator.run(one, vnni=False)
     return emulator.layers()
+
+
+def saturates_here(model: onnx.ModelProto, config: Config = ()) -> bool:
+    """Whether kernels of this processor lose sums that the model's weights allow, deployed with ``config``. So it is taken
+    to be where that can't be told."""
+    if not kernels_saturate():
+        return False
+    try:
+        return Emulator(model, config).saturating
+    except UnavailableError:
+        return True
 
 
 def _named(model: onnx.ModelProto) -> onnx.ModelProto:

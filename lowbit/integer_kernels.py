@@ -35,8 +35,9 @@ _EXACT = 512
 
 @dataclass(slots=True)
 class Seen:
-    """What the sums of one node reached. ``worst``: the largest magnitude of a sum of two neighbouring products, of those
-    that could pass 16 bits; ``saturated``: output sums with at least one that did; ``sums``: all output sums."""
+    """What the sums of one node reached. ``worst``: the largest magnitude of a sum of two neighbouring products, exact
+    where it passes 16 bits and a bound where it does not. ``saturated``: output sums with a part that passed 16 bits.
+    ``sums``: all output sums."""
 
     worst: int = 0
     saturated: int = 0
@@ -118,17 +119,17 @@ def _saturate(sums: NDArray[np.int32], columns: NDArray[np.uint8], pairs: NDArra
     """Take from the exact sums what pairs lose that pass 16 bits, in place."""
     reach = np.pad(columns.max(0, initial=0).astype(np.int32), (0, columns.shape[1] % 2)).reshape(-1, 2)
     products = pairs * reach
-    able = ~saturation.fits(np.maximum(np.maximum(products, 0).sum(2), -np.minimum(products, 0).sum(2)))
+    bound = np.maximum(np.maximum(products, 0).sum(2), -np.minimum(products, 0).sum(2))
+    able = ~saturation.fits(bound)
     hit = np.zeros(sums.shape, np.bool_)
-    worst = 0
+    # Weights reach 128, so that two activations which are no more than 255 together never pass 16 bits.
+    worst = int(np.minimum(bound, 128 * saturation.ACTIVATION_MAX).max(initial=0))
     for place in np.flatnonzero(able.any(0)):
         outputs = np.flatnonzero(able[:, place])
         two = columns[:, 2 * place : 2 * place + 2].astype(np.float32)
-        # Weights reach 128: below 256 of both activations nothing passes 16 bits.
         rows = np.flatnonzero(two.sum(1) > saturation.ACTIVATION_MAX)
-        rows = rows if rows.size else np.arange(len(two))
         found = (two[rows] @ pairs[outputs, place, : two.shape[1]].T.astype(np.float32)).astype(np.int32)
-        worst = max(worst, int(np.abs(found).max()))
+        worst = max(worst, int(np.abs(found).max(initial=0)))
         lost = found - np.clip(found, saturation.LOWEST, saturation.HIGHEST)
         if lost.any():
             sums[np.ix_(rows, outputs)] -= lost

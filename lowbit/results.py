@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from lowbit import files, host, old_results
 from lowbit.errors import InputError
 
-SCHEMA = 2
+SCHEMA = 3
 
 
 class Status(StrEnum):
@@ -59,7 +59,8 @@ class LatencyRecord(_Model):
     """Single-stream latency in seconds, throughput in images a second, speed-up against FP32 in the same run, and against
     FP16 on a GPU. ``end_to_end``: median seconds of ``preprocess``, ``model`` and ``postprocess`` of one picture.
     ``batched``: :class:`lowbit.latency.Batched`, where the graph takes several pictures. ``affinity``: the logical
-    processor of every thread, None where the operating system places them. ``gpu_state``: the GPU
+    processor of every thread, None where the operating system places them. ``precision_cost``: time over that of a session
+    whose kernels saturate, where the artifact must run without them on this processor. ``gpu_state``: the GPU
     before and after."""
 
     p50: float
@@ -73,6 +74,8 @@ class LatencyRecord(_Model):
     speedup_ci: tuple[float, float] | None = None
     speedup_fp16: float | None = None
     speedup_fp16_ci: tuple[float, float] | None = None
+    precision_cost: float | None = None
+    precision_cost_ci: tuple[float, float] | None = None
     end_to_end: dict[str, float] | None = None
     batched: dict[str, float] | None = None
     affinity: list[int] | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,8 @@ def test_latency(
             reference = runtime.timed_run(others[scheme], timing_input, case.provider)
             ratio, _, _ = latency.interleave(reference, run, pairs=PAIRS)
             speed |= {name: ratio.ratio, f"{name}_ci": (ratio.low, ratio.high)}
+        if runtime.PRECISE in options.config:
+            speed |= _precision_cost(run, workbench.deployed(case).path, options, timing_input)
         with contextlib.suppress(UnavailableError):  # a graph for one picture only
             path = workbench.deployed(case).path
             batched = dataclasses.asdict(latency.in_batches(path, options, timing_input))
@@ -79,3 +82,13 @@ def test_latency(
         **describe_runtime(case, workbench),
     )
     assert timing.rounds == ROUNDS
+
+
+def _precision_cost(
+    run: Callable[[], Any], path: Path, options: runtime.SessionOptions, tensor: np.ndarray[Any, np.dtype[np.float32]]
+) -> dict[str, Any]:
+    """What it costs that kernels must not saturate: time with that entry over time without."""
+    config = tuple(entry for entry in options.config if entry != runtime.PRECISE)
+    saturating = runtime.open_session(path, dataclasses.replace(options, config=config))
+    cost, _, _ = latency.interleave(run, runtime.timed_run(saturating, tensor, options.provider), pairs=PAIRS)
+    return {"precision_cost": cost.ratio, "precision_cost_ci": (cost.low, cost.high)}

@@ -7,6 +7,7 @@ from itertools import groupby
 
 from lowbit.gate import points
 from lowbit.results import CrossCheck, EngineRecord, Entry, RankedLayer, Results, Status, SweepRecord
+from lowbit.runtime import PRECISE
 
 VERDICTS = {
     Status.PASSED: "passed",
@@ -98,9 +99,24 @@ def _section(detector: str, provider: str, entries: Sequence[Entry]) -> list[str
 
 
 def remarks(entry: Entry) -> list[str]:
-    """A sentence on an entry that was measured beside another tool's, and one on what TensorRT made of it."""
-    beside = [_beside(entry, entry.crosscheck)] if entry.crosscheck else []
-    return beside + ([_engine(entry, entry.engine)] if entry.engine else [])
+    """A sentence on an entry that was measured beside another tool's, one on what TensorRT made of it, and one on sums that
+    this processor's kernels would lose."""
+    found = [_beside(entry, entry.crosscheck)] if entry.crosscheck else []
+    found += [_engine(entry, entry.engine)] if entry.engine else []
+    config = entry.runtime.options.get("config", {}) if entry.runtime else {}
+    return found + ([_precise(entry)] if config.get(PRECISE[0]) == PRECISE[1] else [])
+
+
+def _precise(entry: Entry) -> str:
+    said = (
+        f"`{_escape(entry.scheme)}` holds sums that this processor's 8-bit kernels lose (it has no VNNI), so it ran with "
+        f"`{PRECISE[0]}={PRECISE[1]}`"
+    )
+    timing = entry.latency
+    if timing is None or timing.precision_cost is None or timing.precision_cost_ci is None:
+        return said
+    low, high = timing.precision_cost_ci
+    return f"{said}, which takes {timing.precision_cost:.2f}x [{low:.2f}, {high:.2f}] the time"
 
 
 def _engine(entry: Entry, engine: EngineRecord, names: int = 5) -> str:

@@ -6,11 +6,11 @@ from lowbit.runtime.ort import (
     BoundRun,
     capability,
     deployed_options,
+    kernels_saturate,
     open_session,
     optimized_graph,
     plain_session,
     provider_reason,
-    saturates,
     timed_run,
 )
 
@@ -23,12 +23,12 @@ __all__ = [
     "capability",
     "deployed_options",
     "for_many",
+    "kernels_saturate",
     "on_cores",
     "open_session",
     "optimized_graph",
     "pinned",
     "plain_session",
     "provider_reason",
-    "saturates",
     "timed_run",
 ]

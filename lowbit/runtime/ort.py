@@ -23,16 +23,16 @@ if TYPE_CHECKING:
     import onnxruntime
 
 
-# Weights as unsigned numbers where signed ones would saturate: right on every processor, and slower on these.
+# Signed weights become unsigned ones where kernels would saturate: right on every processor, and slower on those.
 PRECISE = ("session.x64quantprecision", "1")
 
 
 def deployed_options(
-    precision: str, provider: str = "cpu", *, weights_only: bool = False, can_saturate: bool = False
+    precision: str, provider: str = "cpu", *, weights_only: bool = False, saturates: bool = False
 ) -> SessionOptions:
     """The session options with which an artifact of a precision ships on a provider. ``weights_only``: its activations are
-    in floating point. ``can_saturate``: its weights allow sums of two products that 16 bits do not hold
-    (:mod:`lowbit.saturation`); where this processor's kernels lose them, it runs without such kernels."""
+    in floating point. ``saturates``: its weights allow sums that kernels of this processor lose
+    (:func:`lowbit.emulation.saturates_here`), so that it must run without those kernels."""
     # Without it a session's threads spin on after its run and take the cores from the session that runs next: with two
     # sessions taking turns, both slow down two- to threefold and their ratio is meaningless.
     config: tuple[tuple[str, str], ...] = (("session.force_spinning_stop", "1"),)
@@ -40,7 +40,7 @@ def deployed_options(
         # ORT's CPU provider fuses float8 Q/DQ into ops that it then has no kernels for. And it leaves the DequantizeLinear
         # of a weight for every run, in case an integer kernel wants it: none will, and folded once it costs nothing.
         config = (*config, ("session.disable_quant_qdq", "1"))
-    if provider == "cpu" and can_saturate and saturates():
+    if provider == "cpu" and saturates:
         config = (*config, PRECISE)
     return SessionOptions(provider, config=config, provider_config=_provider_config(precision, provider))
 
@@ -140,7 +140,7 @@ def _settings(config: tuple[tuple[str, str], ...]) -> onnxruntime.SessionOptions
 
 
 @functools.cache
-def saturates() -> bool:
+def kernels_saturate() -> bool:
     """Whether ONNX Runtime's integer kernels lose sums on this processor: without VNNI they add two products in 16 bits.
 
     By one convolution whose only sum, 2 * 255 * 127, does not fit them.

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from lowbit import emulation, graph, proof, runtime
+from lowbit import emulation, graph, proof, runtime, saturation
 from lowbit.errors import InputError
 
 SIDE = 12
@@ -78,10 +78,10 @@ def _deployed(model: onnx.ModelProto, inputs: list[NDArray[np.float32]]) -> list
 @pytest.mark.parametrize("signed", [False, True], ids=["u8", "s8"])
 def test_this_kind_of_processor_is_emulated_bit_by_bit(signed: bool, bright: list[NDArray[np.float32]]) -> None:
     model = _artifact(127, signed=signed)
-    found = emulation.emulate(model, bright, vnni=not runtime.saturates(), outputs=["output0"])
+    found = emulation.emulate(model, bright, vnni=not runtime.kernels_saturate(), outputs=["output0"])
     for one, real in zip(found, _deployed(model, bright), strict=True):
         np.testing.assert_array_equal(one, real)
-    heads = emulation.emulate(model, bright, vnni=not runtime.saturates())
+    heads = emulation.emulate(model, bright, vnni=not runtime.kernels_saturate())
     np.testing.assert_array_equal(heads[0] * np.float32(0.5), found[0])
 
 
@@ -105,8 +105,11 @@ def test_layers_tell_what_saturates(bright: list[NDArray[np.float32]]) -> None:
     assert first.op == "QLinearConv"
     assert 32767 < first.seen <= first.allowed <= 64770
     assert first.share > 0.9
+    weight = numpy_helper.to_array(next(t for t in _artifact(127).graph.initializer if t.name == "first_w"))
+    assert first.allowed == saturation.worst_pair(weight).max()
     dark = [np.full((1, 3, SIDE, SIDE), 0.1, np.float32)]
     assert emulation.saturating_layers(_artifact(127), dark)[0].share == 0
+    assert emulation.saturating_layers(_artifact(127), dark)[0].seen < 2 * 127 * 27
 
 
 def test_small_weights_cannot_saturate(bright: list[NDArray[np.float32]]) -> None:
@@ -114,6 +117,18 @@ def test_small_weights_cannot_saturate(bright: list[NDArray[np.float32]]) -> Non
     assert emulation.saturating_layers(model, bright) == []
     exact, lossy = (emulation.emulate(model, bright, vnni=vnni) for vnni in (True, False))
     assert proof.compare_heads(exact, lossy).sqnr_db == float("inf")
+
+
+@pytest.mark.parametrize(("lossy", "largest", "expected"), [(True, 127, True), (True, 64, False), (False, 127, False)])
+def test_only_where_both_saturate_must_kernels_be_changed(
+    lossy: bool, largest: int, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``lossy``: what the probe would say of a processor."""
+    monkeypatch.setattr(emulation, "kernels_saturate", lambda: lossy)
+    saturates = emulation.saturates_here(_artifact(largest))
+    assert saturates is expected
+    assert (runtime.PRECISE in runtime.deployed_options("int8", saturates=saturates).config) is expected
+    assert runtime.PRECISE not in runtime.deployed_options("int8", "cuda", saturates=saturates).config
 
 
 def test_the_options_decide_what_runs_in_integers(bright: list[NDArray[np.float32]]) -> None:

@@ -43,7 +43,7 @@ def _emulated(case: Case, *, vnni: bool) -> np.ndarray | None:
 
 def test_this_processor_computes_what_is_emulated_for_it() -> None:
     """Exact sums where it has VNNI, saturated ones where it doesn't: the probe says which."""
-    vnni = not runtime.saturates()
+    vnni = not runtime.kernels_saturate()
     different = [
         case.name
         for case in cases()

@@ -26,10 +26,12 @@ from lowbit.results import (
     PictureRecord,
     RankedLayer,
     Results,
+    RuntimeRecord,
     Status,
     SweepRecord,
     read,
 )
+from lowbit.runtime import PRECISE
 from tests.unit.test_results import ENVIRONMENT, entry, latency
 
 VOID = {"meta", "br", "img", "link", "input", "hr"}
@@ -146,6 +148,21 @@ def test_a_second_tool_is_put_beside_the_first(tmp_path: Path) -> None:
     assert f"- `int8-nncf` beside `int8-modelopt-entropy`: {said} `a&lt;b`, `c`" in summary.markdown(
         Results(schema=SCHEMA, run_id="r1", started="now", environment=ENVIRONMENT, entries=[one])
     )
+
+
+def test_kernels_kept_from_saturating_are_said_with_what_they_cost(tmp_path: Path) -> None:
+    ran = RuntimeRecord(provider="CPUExecutionProvider", options={"config": dict([PRECISE])})
+    one = measured("w8a8-brevitas-cpu", 0.001, runtime=ran)
+    assert one.latency is not None
+    timing = one.latency.model_copy(update={"precision_cost": 1.42, "precision_cost_ci": (1.4, 1.45)})
+    timed = one.model_copy(update={"latency": timing})
+    text = page(tmp_path, timed)
+    checked(text)
+    said = "so it ran with session.x64quantprecision=1, which takes 1.42x [1.40, 1.45] the time"
+    assert said in text
+    assert said not in page(tmp_path, one) and "session.x64quantprecision=1" in page(tmp_path, one)
+    plain = ran.model_copy(update={"options": {"config": {}}})
+    assert "session.x64quantprecision" not in page(tmp_path, one.model_copy(update={"runtime": plain}))
 
 
 def test_an_engine_is_said_in_a_sentence(tmp_path: Path) -> None:
