@@ -21,11 +21,12 @@ import torch
 from brevitas.graph.gpfq import gpfq_mode
 from brevitas.graph.gptq import gptq_mode
 
-from lowbit import detectors
 from lowbit.data.dataset import Dataset
+from lowbit.data.detections import Detections
 from lowbit.data.letterbox import InputSpec, preprocess
 from lowbit.data.lists import CalibrationSet
-from lowbit.decode import Detections, HeadContract, decode
+from lowbit.detector import Detector, registry
+from lowbit.detector.head import Head
 from lowbit.metrics import evaluate
 from lowbit.qat import layers
 from lowbit.qat.compensation import correct_biases, round_weights
@@ -71,9 +72,7 @@ METHODS: dict[str, Method] = {
 }
 
 
-def kept_at_eight(
-    detector: detectors.Detector, calibration: CalibrationSet, teacher: layers.RawHead, budget: float
-) -> set[str]:
+def kept_at_eight(detector: Detector, calibration: CalibrationSet, teacher: layers.RawHead, budget: float) -> set[str]:
     """The convolutions that a scheme with this budget keeps at 8 bits."""
     names = {name.removeprefix("model."): name for name in layers.convolutions(teacher)}
     with tempfile.TemporaryDirectory() as folder:
@@ -147,7 +146,7 @@ def reconstruct(network: layers.RawHead, teacher: layers.RawHead, pictures: Sequ
 
 
 def quantize(
-    detector: detectors.Detector, teacher: layers.RawHead, calibration: CalibrationSet, method: Method
+    detector: Detector, teacher: layers.RawHead, calibration: CalibrationSet, method: Method
 ) -> tuple[layers.RawHead, float]:
     """One method's network and its average weight bits."""
     network = copy.deepcopy(teacher)
@@ -171,14 +170,14 @@ def quantize(
     return network.eval(), bits / total
 
 
-def measure(network: layers.RawHead, dataset: Dataset, contract: HeadContract) -> float:
+def measure(network: layers.RawHead, dataset: Dataset, head: Head) -> float:
     """AP on a data set, by torch, end to end."""
     found: dict[int, Detections] = {}
     with torch.inference_mode():
         for image in dataset.images:
-            tensor, place = preprocess(image.path, InputSpec(contract.size))
+            tensor, place = preprocess(image.path, InputSpec(head.sides[0]))
             output: Any = network.model(torch.from_numpy(tensor))[0]
-            seen = decode(output.numpy(), contract)
+            seen = head.decode([output.numpy()])
             found[image.id] = Detections(place.to_image(seen.boxes), seen.scores, seen.classes)
     return evaluate(dataset, found).map
 
@@ -188,19 +187,19 @@ def main() -> None:
     parser.add_argument("--detector", default="shapes10n")
     parser.add_argument("--only", action="append", help="a method's name, repeatable")
     options = parser.parse_args()
-    detector = detectors.find(options.detector)
+    detector = registry.find(options.detector)
     data: Path = default_root() / "data"
     dataset, calibration = detector.load_data(data), detector.load_calibration(data)
     calibration = calibration.first(PICTURES)
     teacher = layers.fused(detector)
     print(f"{detector.name}, {len(dataset.images)} images of {dataset.name}; {len(calibration.paths)} for calibration")
     print("| method | weight bits | AP | minutes |\n|---|---:|---:|---:|")
-    print(f"| float | 32 | {measure(teacher, dataset, detector.contract()):.4f} | |", flush=True)
+    print(f"| float | 32 | {measure(teacher, dataset, detector.head):.4f} | |", flush=True)
     for name in options.only or METHODS:
         started = time.monotonic()
         network, bits = quantize(detector, teacher, calibration, METHODS[name])
         minutes = (time.monotonic() - started) / 60
-        accuracy = measure(network, dataset, detector.contract())
+        accuracy = measure(network, dataset, detector.head)
         print(f"| {name} | {bits:.2f} | {accuracy:.4f} | {minutes:.1f} |", flush=True)
 
 

@@ -25,10 +25,11 @@ from typing import Any
 
 import numpy as np
 
-from lowbit import detectors, graph
+from lowbit import graph
 from lowbit.data.dataset import Dataset, ImageRecord
+from lowbit.data.detections import Detections
 from lowbit.data.letterbox import preprocess
-from lowbit.decode import Detections
+from lowbit.detector import Detector, registry
 from lowbit.metrics import evaluate
 from lowbit.predict import predict
 from lowbit.quantizers import export, graph_request
@@ -124,7 +125,7 @@ def scoring(row: Row, *, pycocotools: bool) -> None:
         )
 
 
-def evaluation(row: Row, detector: detectors.Detector, store: Store, images: int, rounds: int) -> None:
+def evaluation(row: Row, detector: Detector, store: Store, images: int, rounds: int) -> None:
     """Reading, letterboxing, inference and scoring against inference alone, A B A B."""
     dataset = detector.load_data(store.data)
     chosen = dataset.images[:images]
@@ -146,7 +147,7 @@ def evaluation(row: Row, detector: detectors.Detector, store: Store, images: int
             session.run(None, {name: tensor})
         bare = time.perf_counter() - started
         started = time.perf_counter()
-        evaluate(part, predict(many, detector.contract(), part, detector.input))
+        evaluate(part, predict(many, detector.head, part, detector.input))
         ratios.append((time.perf_counter() - started) / bare)
         sums.append(bare)
     row(
@@ -156,7 +157,7 @@ def evaluation(row: Row, detector: detectors.Detector, store: Store, images: int
     )
 
 
-def building(row: Row, detector: detectors.Detector, store: Store, rounds: int) -> None:
+def building(row: Row, detector: Detector, store: Store, rounds: int) -> None:
     """A lowbit build in an empty store against ModelOpt's own function in a process of its own, A B A B."""
     request = _request(detector, store)
     ratios, times = [], []
@@ -177,7 +178,7 @@ def building(row: Row, detector: detectors.Detector, store: Store, rounds: int) 
     )
 
 
-def _request(detector: detectors.Detector, store: Store) -> BuildRequest:
+def _request(detector: Detector, store: Store) -> BuildRequest:
     source, calibration = store.get(export.request(detector)), detector.load_calibration(store.data)
     return graph_request(CATALOGUE["int8-modelopt-entropy"], source, detector.input, calibration)
 
@@ -214,7 +215,7 @@ def _modelopt_alone(request: BuildRequest, folder: Path) -> float:
 
 
 def memory(row: Row, name: str, store: Store, images: int) -> None:
-    detector = detectors.find(name)
+    detector = registry.find(name)
     request = _request(detector, store)
     # Again and again from the first, where a detector's own list is shorter.
     request = replace(request, calibration=(request.calibration * images)[:images])
@@ -238,7 +239,7 @@ def main() -> None:
     parser.add_argument("--skip", action="append", default=[], help="import, collection, scoring, evaluation, building")
     options = parser.parse_args()
     store = Store(default_root())
-    detector = detectors.find(options.detector)
+    detector = registry.find(options.detector)
 
     def row(what: str, figure: str, against: str) -> None:
         print(f"| {what} | {figure} | {against} |", flush=True)

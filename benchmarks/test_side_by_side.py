@@ -119,7 +119,7 @@ def test_side_by_side(
         lambda: reference.run(None, {name: tensor}), lambda: session.run(None, {name: tensor}), pairs=PAIRS
     )
     both = [
-        evaluate(dataset, predict(one, detector.contract(), dataset, detector.input, in_turns=True))
+        evaluate(dataset, predict(one, detector.head, dataset, detector.input, in_turns=True))
         if dataset.labelled
         else None
         for one in (reference, session)

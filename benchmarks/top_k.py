@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from lowbit import detectors
+from lowbit.detector import registry
 from lowbit.metrics import evaluate
 from lowbit.predict import predict
 from lowbit.quantizers import export
@@ -32,10 +32,10 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=5)
     options = parser.parse_args()
     store = Store(default_root())
-    detector = detectors.find(options.detector)
+    detector = registry.find(options.detector)
     dataset, calibration = detector.load_data(store.data), detector.load_calibration(store.data)
     path = store.get(export.request(detector)).path
-    floating = native.Graph(path, detector.contract(), detector.input, calibration.paths[:PICTURES])
+    floating = native.Graph(path, detector.head, detector.input, calibration.paths[:PICTURES])
     ranking = native.most_sensitive(
         native.sqnr_alone(floating, "int4", native.WEIGHTS_ONLY, progress=lambda _: None), len(floating.nodes)
     )
@@ -46,7 +46,7 @@ def main() -> None:
             target = Path(folder) / "model.onnx"
             onnx.save(floating.quantized(dtypes, native.WEIGHTS_ONLY), str(target))
             session = open_session(target, for_many(SessionOptions()))
-            return evaluate(dataset, predict(session, detector.contract(), dataset, detector.input)).map
+            return evaluate(dataset, predict(session, detector.head, dataset, detector.input)).map
 
     print(f"{detector.name}, {len(dataset.images)} images of {dataset.name}, {PICTURES} calibration pictures")
     print("| K | most sensitive | mean of random | standard deviation | draws |\n|---:|---:|---:|---:|---:|")

@@ -165,8 +165,8 @@ def write_report(run: Path) -> Path:
 
 def fetch_assets(options: argparse.Namespace) -> None:
     """Fetch assets and say where they are and how to use them."""
-    from lowbit.detectors import ASSETS_VARIABLE, assets_folder
-    from lowbit.fetch import Fetcher, default_folder, fetch, parse_mirrors
+    from lowbit.detector.fetch import Fetcher, default_folder, fetch, parse_mirrors
+    from lowbit.detector.registry import ASSETS_VARIABLE, assets_folder
 
     folder = options.to or assets_folder() or default_folder()
     mirrors = parse_mirrors(",".join(options.mirror)) if options.mirror else None

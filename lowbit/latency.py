@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import onnxruntime
 
     from lowbit.data.letterbox import InputSpec
-    from lowbit.decode import HeadContract
+    from lowbit.detector.head import Head
     from lowbit.runtime import SessionOptions
 
 WARM_UP = 10
@@ -91,11 +91,10 @@ class EndToEnd:
 
 
 def end_to_end(
-    session: onnxruntime.InferenceSession, contract: HeadContract, spec: InputSpec, pictures: Sequence[Path]
+    session: onnxruntime.InferenceSession, head: Head, spec: InputSpec, pictures: Sequence[Path]
 ) -> EndToEnd:
     """Time every stage on some pictures, one after the other, as a program without overlap would run them."""
     from lowbit.data.letterbox import preprocess
-    from lowbit.decode import decode
 
     name = session.get_inputs()[0].name
     stages = []
@@ -103,9 +102,9 @@ def end_to_end(
         clock = [time.perf_counter()]
         tensor, place = preprocess(path, spec)
         clock.append(time.perf_counter())
-        output = session.run(None, {name: tensor})[0]
+        outputs = session.run(None, {name: tensor})
         clock.append(time.perf_counter())
-        place.to_image(decode(output, contract).boxes)
+        place.to_image(head.decode(outputs).boxes)
         clock.append(time.perf_counter())
         stages.append(np.diff(clock))
     return EndToEnd(*map(float, np.median(stages[1:], 0)))

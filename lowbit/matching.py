@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lowbit.data.dataset import Dataset
-from lowbit.decode import Detections
+from lowbit.data.detections import Detections
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 # All, small, medium, large: least and largest area of an object in square pixels.

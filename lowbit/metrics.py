@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lowbit.data.dataset import Dataset
-from lowbit.decode import Detections
+from lowbit.data.detections import Detections
 from lowbit.matching import Matching, match
 
 # Where recall and misses are counted: Ultralytics' default confidence for deployment, and IoU 0.5.

@@ -9,12 +9,11 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import cv2
-import numpy as np
-from numpy.typing import NDArray
 
 from lowbit.data.dataset import Dataset, ImageRecord
+from lowbit.data.detections import Detections
 from lowbit.data.letterbox import InputSpec, preprocess
-from lowbit.decode import Detections, HeadContract, decode
+from lowbit.detector.head import Head
 from lowbit.runtime import available_cores
 
 if TYPE_CHECKING:
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 
 def predict(
     session: onnxruntime.InferenceSession,
-    contract: HeadContract,
+    head: Head,
     dataset: Dataset,
     spec: InputSpec,
     progress: Callable[[int, int], None] | None = None,
@@ -43,8 +42,8 @@ def predict(
     def one(image: ImageRecord) -> Detections:
         tensor, place = preprocess(image.path, spec)
         with turn:
-            output: NDArray[np.float32] = session.run(None, {name: tensor})[0]
-        seen = decode(output, contract)
+            outputs = session.run(None, {name: tensor})
+        seen = head.decode(outputs)
         return Detections(place.to_image(seen.boxes), seen.scores, seen.classes)
 
     found: dict[int, Detections] = {}

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lowbit import graph
-from lowbit.decode import Detections, HeadContract, decode
+from lowbit.data.detections import Detections
+from lowbit.detector.head import Head
 from lowbit.errors import LowbitError
 from lowbit.runtime import SessionOptions, open_session
 
@@ -141,7 +142,7 @@ def check_parity(
     path: Path,
     deployed: onnxruntime.InferenceSession,
     options: SessionOptions,
-    contract: HeadContract,
+    head: Head,
     inputs: Sequence[NDArray[np.float32]],
 ) -> Parity:
     """Run an artifact as deployed and with ``ORT_DISABLE_ALL`` on the CPU, and compare.
@@ -150,14 +151,14 @@ def check_parity(
     noise, naming the session option that mends it if one of the known ones does. This has happened: ONNX Runtime
     1.24.4 turns a QCDQ graph's 0.39 AP into 0.03 without an error, by its S8-to-U8 rewrite.
     """
-    reference = _detect(open_session(path, SessionOptions(threads=options.threads, optimized=False)), contract, inputs)
-    parity = agreement(_detect(deployed, contract, inputs), reference)
+    reference = _detect(open_session(path, SessionOptions(threads=options.threads, optimized=False)), head, inputs)
+    parity = agreement(_detect(deployed, head, inputs), reference)
     if parity.agreement >= MIN_AGREEMENT:
         return parity
     mends = [
         said
         for said, entries in _SUSPECTS
-        if agreement(_detect(_with(path, options, entries), contract, inputs), reference).agreement >= MIN_AGREEMENT
+        if agreement(_detect(_with(path, options, entries), head, inputs), reference).agreement >= MIN_AGREEMENT
     ]
     advice = f"It is mended by {' or by '.join(mends)}." if mends else "No known session option mends it."
     raise LowbitError(
@@ -171,10 +172,10 @@ def _with(path: Path, options: SessionOptions, entries: dict[str, str]) -> onnxr
 
 
 def _detect(
-    session: onnxruntime.InferenceSession, contract: HeadContract, inputs: Sequence[NDArray[np.float32]]
+    session: onnxruntime.InferenceSession, head: Head, inputs: Sequence[NDArray[np.float32]]
 ) -> list[Detections]:
     name = session.get_inputs()[0].name
-    return [decode(session.run(None, {name: tensor})[0], contract) for tensor in inputs]
+    return [head.decode(session.run(None, {name: tensor})) for tensor in inputs]
 
 
 def kernels(path: Path, options: SessionOptions, tensor: NDArray[np.float32]) -> Kernels:

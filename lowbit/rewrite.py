@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lowbit import graph
-from lowbit.decode import HeadContract, HeadKind, anchor_points
+from lowbit.detector import heads
+from lowbit.detector.decoding import anchor_points
+from lowbit.detector.heads.end2end import End2End
 from lowbit.errors import BuildError, UnavailableError
 from lowbit.runtime import plain_session
 
@@ -32,18 +34,18 @@ def lean_tail(path: Path, model: onnx.ModelProto) -> onnx.ModelProto:
     import onnx
     from onnx import numpy_helper
 
-    contract = graph.contract_of(path, model)
-    if contract.kind is not HeadKind.END2END:
-        raise UnavailableError(f"{path.name}: has a {contract.kind} head; only an end-to-end head skips anchors.")
+    head = heads.recognise(path, model)
+    if not isinstance(head, End2End):
+        raise UnavailableError(f"{path.name}: has a {head.kind} head; only an end-to-end head skips anchors.")
     bins = graph.dfl_bins(model)
     if bins is None:
         raise UnavailableError(f"{path.name}: its boxes are not distributions over bins; there is nothing to save.")
-    levels = _levels(path, model, contract, len(bins))
+    levels = _levels(path, model, head, len(bins))
     kept = int(model.graph.output[0].type.tensor_type.shape.dim[1].dim_value)
     tail = set(graph.decode_tail(model))
     name = model.graph.output[0].name
     build = _Builder()
-    _write_tail(build, contract, levels, bins, kept, name)
+    _write_tail(build, head, levels, bins, kept, name)
     copied = onnx.ModelProto()
     copied.CopyFrom(model)
     body = copied.graph
@@ -87,44 +89,44 @@ def check_same(model: onnx.ModelProto, rewritten: onnx.ModelProto, inputs: Seque
     return compared
 
 
-def _levels(path: Path, model: onnx.ModelProto, contract: HeadContract, bins: int) -> list[tuple[str, str]]:
+def _levels(path: Path, model: onnx.ModelProto, head: End2End, bins: int) -> list[tuple[str, str]]:
     """The outputs of the box and the class branch's last convolution, level by level, finest first."""
     shapes = graph.shapes(model)
-    heads = graph.head_outputs(model)
+    outputs = graph.head_outputs(model)
     found = []
-    for stride in contract.strides:
-        side = contract.size // stride
-        at = [name for name in heads if shapes.get(name, ())[2:] == (side, side)]
+    for stride in head.strides:
+        height, width = (side // stride for side in head.sides)
+        at = [name for name in outputs if shapes.get(name, ())[2:] == (height, width)]
         # A detector with as many classes as a box has logits is told by the order of export: boxes first.
         boxes = [name for name in at if shapes[name][1] == 4 * bins]
-        classes = [name for name in at if shapes[name][1] == contract.classes and name not in boxes[:1]]
+        classes = [name for name in at if shapes[name][1] == head.classes and name not in boxes[:1]]
         if len(at) != 2 or not boxes or not classes:
-            raise UnavailableError(f"{path.name}: its head has no box and class branch of {side} x {side} cells.")
+            raise UnavailableError(f"{path.name}: its head has no box and class branch of {height} x {width} cells.")
         found.append((boxes[0], classes[0]))
     return found
 
 
 def _write_tail(
     build: _Builder,
-    contract: HeadContract,
+    head: End2End,
     levels: list[tuple[str, str]],
     bins: NDArray[np.float32],
     kept: int,
     output: str,
 ) -> None:
-    points, strides = anchor_points(contract)
+    points, strides = anchor_points(head.sides, head.strides)
     best: list[str] = []
     logits: list[str] = []
     sides: list[str] = []
     places: list[str] = []
     start = 0
-    for (boxes, classes), stride in zip(levels, contract.strides, strict=True):
-        cells = (contract.size // stride) ** 2
+    for (boxes, classes), stride in zip(levels, head.strides, strict=True):
+        cells = (head.sides[0] // stride) * (head.sides[1] // stride)
         here = slice(start, start + cells)
         # A row an anchor: an integer convolution's output lies so already, and rows are gathered whole.
         flat, box = (
             build("Reshape", build("Transpose", name, perm=[0, 2, 3, 1]), build.constant([cells, width]))
-            for name, width in ((classes, contract.classes), (boxes, 4 * len(bins)))
+            for name, width in ((classes, head.classes), (boxes, 4 * len(bins)))
         )
         values, chosen = build.two(
             "TopK", build("ReduceMax", flat, axes=[1], keepdims=0), build.constant([min(kept, cells)]), axis=0
@@ -140,7 +142,7 @@ def _write_tail(
     )
     # One detection a (anchor, class) pair, best first.
     score, pair = build.two("TopK", build("Reshape", scores, build.constant([-1])), build.constant([kept]), axis=0)
-    classes = build.constant(contract.classes)
+    classes = build.constant(head.classes)
     anchor, label = build("Div", pair, classes), build("Mod", pair, classes)
     boxes, grid = (build("Gather", part, anchor, axis=0) for part in (boxes, grid))
     shares = build("Softmax", build("Reshape", boxes, build.constant([kept, 4, len(bins)])), axis=2)

@@ -41,7 +41,7 @@ def test_beside_modelopt(
     detector = workbench.detector(case.detector)
     source = workbench.artifact(case.detector, find("fp32")).path
     pictures = workbench.calibration(case.detector).paths[:PICTURES]
-    floating = native.Graph(source, detector.contract(), detector.input, pictures)
+    floating = native.Graph(source, detector.head, detector.input, pictures)
     rankings = []
     for one in (artifact, workbench.artifact(case.detector, other.scheme)):
         costs = native.sqnr_of_artifact(floating, graph.load(one.path), progress=workbench.say)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from fixtures.workbench import Workbench
-from lowbit import detectors, graph, runtime
+from lowbit import runtime
 from lowbit.data.coco import load_coco
 from lowbit.data.dataset import Dataset
 from lowbit.data.letterbox import preprocess
-from lowbit.decode import HeadKind, decode
+from lowbit.detector import Detector, registry
+from lowbit.detector.heads.raw import Raw
 from lowbit.errors import UnavailableError
 from lowbit.metrics import evaluate
 from lowbit.predict import predict
@@ -21,10 +20,10 @@ from lowbit.schemes import CATALOGUE
 # The real checkpoint was rebuilt from a quantized one: its DFL bins are up to 0.06 off the whole numbers that a decoder
 # of raw heads counts in, 0.06 x 32 px at the coarsest stride.
 PIXELS = {"yolov10n": 2.0}
-NAMES = [pytest.param(name, marks=[] if name == "shapes10n" else pytest.mark.real) for name in detectors.REGISTRY]
+NAMES = [pytest.param(name, marks=[] if name == "shapes10n" else pytest.mark.real) for name in registry.REGISTRY]
 
 
-def find(workbench: Workbench, name: str) -> detectors.Detector:
+def find(workbench: Workbench, name: str) -> Detector:
     try:
         return workbench.detector(name)
     except UnavailableError as error:
@@ -34,7 +33,9 @@ def find(workbench: Workbench, name: str) -> detectors.Detector:
 def float_map(workbench: Workbench, name: str, dataset: Dataset) -> float:
     path = workbench.artifact(name, CATALOGUE["fp32"]).path
     session = runtime.open_session(path, runtime.for_many(runtime.SessionOptions()))
-    return evaluate(dataset, predict(session, workbench.contract(name), dataset, workbench.detector(name).input)).map
+    return evaluate(
+        dataset, predict(session, workbench.detector(name).head, dataset, workbench.detector(name).input)
+    ).map
 
 
 @pytest.mark.accuracy
@@ -51,28 +52,31 @@ def test_bundled_detector_is_neither_blind_nor_too_easy(workbench: Workbench) ->
 def test_float_accuracy_of_the_real_detector(workbench: Workbench, subset: str, published: float) -> None:
     """What pycocotools gives for these weights and images, 640 px letterbox, end-to-end head."""
     find(workbench, "yolov10n")
-    assets = detectors.assets_folder()
+    assets = registry.assets_folder()
     assert assets is not None
     dataset = load_coco(assets / "coco" / "annotations" / f"instances_{subset}.json")
     assert float_map(workbench, "yolov10n", dataset) == pytest.approx(published, abs=0.0015)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_both_heads_say_the_same(workbench: Workbench, name: str, tmp_path: Path) -> None:
+def test_both_heads_say_the_same(workbench: Workbench, name: str) -> None:
     """Confident detections of the raw head, decoded here, are among the end-to-end head's."""
     detector = find(workbench, name)
-    path = tmp_path / "raw.onnx"
-    detector.export(path, HeadKind.RAW)
-    contract = detector.contract(HeadKind.RAW)
-    assert graph.contract_of(path, graph.load(path)) == contract
-    raw = runtime.open_session(path, runtime.SessionOptions())
-    end2end = runtime.open_session(workbench.artifact(name, CATALOGUE["fp32"]).path, runtime.SessionOptions())
+    import torch
+
+    from lowbit.qat import layers
+
+    network = layers.fused(detector)
+    raw = Raw(detector.head.sides, detector.head.classes)
+    session = runtime.open_session(workbench.artifact(name, CATALOGUE["fp32"]).path, runtime.SessionOptions())
     dataset = detector.load_data(workbench.store.data)
     compared = 0
     for image in dataset.images[:5]:
         tensor, _ = preprocess(image.path, detector.input)
-        by_raw = decode(raw.run(None, {"images": tensor})[0], contract)
-        by_end2end = decode(end2end.run(None, {"images": tensor})[0], detector.contract())
+        with torch.inference_mode():
+            _, boxes, logits = network(torch.from_numpy(tensor))
+        by_raw = raw.decode([torch.cat([boxes, logits], 1).numpy()])
+        by_end2end = detector.head.decode(session.run(None, {"images": tensor}))
         # Not the other way round: suppression takes near-duplicates out that the end-to-end head keeps.
         for box, score, label in zip(by_raw.boxes, by_raw.scores, by_raw.classes, strict=True):
             if score < 0.5:

@@ -60,7 +60,10 @@ def test_a_second_evaluation_gives_the_same_numbers(workbench: Workbench) -> Non
     second = evaluate(
         dataset,
         predict(
-            workbench.session(case), workbench.contract("shapes10n"), dataset, workbench.detector("shapes10n").input
+            workbench.session(case),
+            workbench.detector("shapes10n").head,
+            dataset,
+            workbench.detector("shapes10n").input,
         ),
     )
     assert (second.map, second.recall, second.per_class) == (first.map, first.recall, first.per_class)

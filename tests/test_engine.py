@@ -12,7 +12,6 @@ from fixtures.options import Case
 from fixtures.recording import Record
 from fixtures.workbench import Workbench
 from lowbit import latency, proof, runtime
-from lowbit.decode import decode
 from lowbit.results import EngineRecord
 from lowbit.runtime import tensorrt
 from lowbit.schemes import find
@@ -60,9 +59,9 @@ def test_engine(
             speedup_ci=(speed.low, speed.high),
         ).model_dump(mode="json")
     )
-    contract = workbench.contract(case.detector)
+    head = workbench.detector(case.detector).head
     unoptimized = dataclasses.replace(workbench.options(dataclasses.replace(case, provider="cpu")), optimized=False)
     plain = runtime.open_session(workbench.deployed(case).path, unoptimized)
-    wanted = plain.run(None, {plain.get_inputs()[0].name: timing_input})[0]
-    parity = proof.agreement([decode(engine.outputs()[0], contract)], [decode(wanted, contract)])
+    wanted = plain.run(None, {plain.get_inputs()[0].name: timing_input})
+    parity = proof.agreement([head.decode(engine.outputs())], [head.decode(wanted)])
     assert parity.agreement >= proof.MIN_AGREEMENT, f"the engine agrees with the graph on {parity.agreement:.0%} only"

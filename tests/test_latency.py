@@ -41,7 +41,7 @@ def test_latency(
     detector, images = workbench.detector(case.detector), workbench.dataset(case.detector).images
     options, session = workbench.timed_options(case), workbench.timed_session(case)
     stages = latency.end_to_end(
-        session, workbench.contract(case.detector), detector.input, [image.path for image in images[:PICTURES]]
+        session, workbench.head(case.detector), detector.input, [image.path for image in images[:PICTURES]]
     )
     references = {"fp32": "speedup", **({"fp16": "speedup_fp16"} if case.provider != "cpu" else {})}
     others = {

@@ -1,4 +1,4 @@
 """shapes10n, the detector that lowbit brings along: its scenes, its training, its weights.
 
-The library's registry (:mod:`lowbit.detectors`) loads the weights; nothing here imports pytest.
+The library's registry (:mod:`lowbit.detector`) loads the weights; nothing here imports pytest.
 """

@@ -15,7 +15,7 @@ from lowbit.data.load import load_unlabelled
 from lowbit.errors import InputError
 
 if TYPE_CHECKING:
-    from lowbit.decode import Detections
+    from lowbit.data.detections import Detections
 
 
 def labelled_by(dataset: Dataset, detections: Mapping[int, Detections], confidence: float, folder: Path) -> Dataset:

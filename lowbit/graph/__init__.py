@@ -1,9 +1,26 @@
 """ONNX files: read and checked once, and what a graph says about itself: its decode tail, what in it is quantized, shapes."""
 
-from lowbit.graph.contract import contract_of
-from lowbit.graph.head import decode_tail, head_nodes, head_outputs, raw_head_of_batch, with_head_outputs
+from lowbit.graph.head import (
+    decode_tail,
+    ends_in_sigmoid,
+    head_nodes,
+    head_outputs,
+    last_convolutions,
+    raw_head_of_batch,
+    with_head_outputs,
+)
 from lowbit.graph.loading import embed, fixed, load
-from lowbit.graph.nodes import PASSING, dfl_bins, downstream, replace_nodes, stem, weighted_convolutions
+from lowbit.graph.nodes import (
+    PASSING,
+    dfl_bins,
+    downstream,
+    inputs,
+    replace_nodes,
+    shape_of,
+    stem,
+    stored_weights,
+    weighted_convolutions,
+)
 from lowbit.graph.qdq import (
     Quantizer,
     activation_scales,
@@ -23,23 +40,27 @@ __all__ = [
     "Weight",
     "activation_scales",
     "biases",
-    "contract_of",
     "decode_tail",
     "dequantized_weights",
     "dfl_bins",
     "downstream",
     "embed",
+    "ends_in_sigmoid",
     "fixed",
     "head_nodes",
     "head_outputs",
     "input_quantizers",
+    "inputs",
+    "last_convolutions",
     "load",
     "macs",
     "pairs",
     "raw_head_of_batch",
     "replace_nodes",
+    "shape_of",
     "shapes",
     "stem",
+    "stored_weights",
     "structure",
     "weight_scales",
     "weighted_convolutions",

@@ -101,3 +101,14 @@ def head_nodes(model: onnx.ModelProto) -> list[str]:
         raise UnavailableError("the detection head can't be told apart: its nodes are not named /model.<n>/...")
     prefix = prefixes.pop()
     return [node.name for node in model.graph.node if node.name.startswith(prefix)]
+
+
+def ends_in_sigmoid(model: onnx.ModelProto) -> bool:
+    """Whether the first output joins what a sigmoid gives with something else: scores beside boxes."""
+    makers = {output: node for node in model.graph.node for output in node.output}
+    last = makers.get(model.graph.output[0].name)
+    while last is not None and last.op_type in ("Transpose", "Identity", "Cast"):
+        last = makers.get(last.input[0])
+    if last is None or last.op_type != "Concat":
+        return False
+    return any(i in makers and makers[i].op_type == "Sigmoid" for i in last.input)

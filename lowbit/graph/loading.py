@@ -78,7 +78,7 @@ def fixed(path: Path, model: onnx.ModelProto, size: int | None = None) -> onnx.M
     given = inputs(model)
     dims = list(given[0].type.tensor_type.shape.dim) if len(given) == 1 else []
     if len(dims) != 4:
-        return model  # contract_of says what is wrong with it
+        return model  # the recognition of its head says what is wrong with it
     sides = {dim.dim_value for dim in dims[2:]}
     if size is not None and sides - {0, size}:
         raise InputError(f"{path}: its input is {sides} pixels wide or high, and {size} was asked for. Say its own.")

@@ -34,6 +34,11 @@ def inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
     return [value for value in model.graph.input if value.name not in stored]
 
 
+def shape_of(value: onnx.ValueInfoProto) -> tuple[int, ...]:
+    """The shape that an input or output declares, 0 for a dimension that it leaves open."""
+    return tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
+
+
 def constants(model: onnx.ModelProto) -> dict[str, NDArray[np.generic]]:
     from onnx import numpy_helper
 

@@ -30,10 +30,10 @@ from torch.nn import functional
 
 from lowbit import files
 from lowbit.data.dataset import Dataset
+from lowbit.data.detections import Detections
 from lowbit.data.images import read_image
 from lowbit.data.letterbox import PAD_VALUE, InputSpec, preprocess
 from lowbit.data.pseudo_labels import confident
-from lowbit.decode import Detections
 from lowbit.errors import BuildError, InputError
 from lowbit.metrics import DEPLOYED_CONFIDENCE, evaluate
 

@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from lowbit.data.detections import Detections
 from lowbit.data.letterbox import InputSpec, preprocess
-from lowbit.decode import Detections, HeadContract, decode
-from lowbit.detectors import OPSET, Detector
+from lowbit.detector import Detector
+from lowbit.detector.checkpoint import OPSET
+from lowbit.detector.head import Head
 from lowbit.errors import BuildError, UnavailableError
 from lowbit.proof import HeadDifference, compare_heads, raw_heads
 from lowbit.qat.distillation import Raw, Targets
@@ -293,12 +295,12 @@ class DetectionLoss:
         return mean
 
 
-def detections(network: RawHead, picture: Path, *, contract: HeadContract) -> Detections:
+def detections(network: RawHead, picture: Path, *, head: Head) -> Detections:
     """What a network sees on a picture, in the picture's pixels."""
-    tensor, place = preprocess(picture, InputSpec(contract.size))
+    tensor, place = preprocess(picture, InputSpec(head.sides[0]))
     with torch.inference_mode():
         output: Any = network.model(torch.from_numpy(tensor).to(next(network.parameters()).device))
-    seen = decode((output[0] if isinstance(output, tuple) else output).cpu().numpy(), contract)
+    seen = head.decode([(output[0] if isinstance(output, tuple) else output).cpu().numpy()])
     return Detections(place.to_image(seen.boxes), seen.scores, seen.classes)
 
 

@@ -23,9 +23,9 @@ from typing import Any
 
 import numpy as np
 
-from lowbit import detectors
 from lowbit.data.load import load_data
-from lowbit.decode import HeadContract, HeadKind
+from lowbit.detector import registry
+from lowbit.detector.head import Head
 from lowbit.errors import BuildError
 from lowbit.quantizers import Job
 from lowbit.store.artifact import MANIFEST
@@ -47,7 +47,7 @@ def build(job: Job) -> dict[str, Any]:
     from lowbit.sensitivity import mixed
 
     settings = job.settings
-    detector = detectors.rebuild(job.source, job.identity, HeadKind(settings["head"]), trust=settings["trust"])
+    detector = registry.rebuild(job.source, job.identity, trust=settings["trust"])
     teacher = layers.fused(detector)
     student = copy.deepcopy(teacher)
     info: dict[str, Any] = {}
@@ -70,7 +70,7 @@ def build(job: Job) -> dict[str, Any]:
     if "gptq" in settings:
         compensate(student, list(job.calibration.first(settings["gptq"]).batches(job.input)), job.progress)
     if "recovery" in settings:
-        info["recovery"] = _recover(job, teacher, student, detector.contract())
+        info["recovery"] = _recover(job, teacher, student, detector.head)
     if {"gptq", "recovery"} & settings.keys():
         layers.save(student, job.output.parent / RECOVERED)
     job.progress("exporting")
@@ -93,7 +93,7 @@ def build(job: Job) -> dict[str, Any]:
     }
 
 
-def _recover(job: Job, teacher: Any, student: Any, contract: HeadContract) -> dict[str, Any]:
+def _recover(job: Job, teacher: Any, student: Any, head: Head) -> dict[str, Any]:
     """Distil ``teacher`` into ``student``; leaves the loss curve beside the artifact."""
     from lowbit.qat import distillation, layers
 
@@ -110,7 +110,7 @@ def _recover(job: Job, teacher: Any, student: Any, contract: HeadContract) -> di
             scales=layers.is_scale,
             bound=layers.Reach(student, reach),
             widen=layers.Widths(student),
-            detect=functools.partial(layers.detections, contract=contract),
+            detect=functools.partial(layers.detections, head=head),
             folder=job.unfinished,
             progress=job.progress,
             labels=_labels(job.training_labels) if job.training_labels else None,

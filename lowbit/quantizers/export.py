@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from lowbit import detectors
-from lowbit.decode import HeadKind
+from lowbit.detector import Detector, registry
 from lowbit.quantizers import Job
 from lowbit.store.key import BuildRequest
 
 PACKAGES = ("torch", "ultralytics", "onnx")
 
 
-def settings_of(detector: detectors.Detector) -> dict[str, Any]:
+def settings_of(detector: Detector) -> dict[str, Any]:
     """What a build in another process needs to know of a detector beside its identity."""
-    return {"detector": detector.name, "head": detector.head.kind.value, "trust": detector.trust}
+    return {"detector": detector.name, "trust": detector.trust}
 
 
-def request(detector: detectors.Detector) -> BuildRequest:
+def request(detector: Detector) -> BuildRequest:
     """What the store is asked for a detector's FP32 export."""
     return BuildRequest(
         tool="export",
@@ -33,7 +32,7 @@ def request(detector: detectors.Detector) -> BuildRequest:
 def build(job: Job) -> dict[str, Any]:
     """Export the detector with the head ``settings["head"]``."""
     settings = job.settings
-    detector = detectors.rebuild(job.source, job.identity, HeadKind(settings["head"]), trust=settings["trust"])
+    detector = registry.rebuild(job.source, job.identity, trust=settings["trust"])
     job.progress("exporting")
     detector.export(job.output)
     return {}

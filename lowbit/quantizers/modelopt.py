@@ -11,6 +11,7 @@ import shutil
 from typing import Any
 
 from lowbit import graph
+from lowbit.detector import heads
 from lowbit.quantizers import CalibrationReader, Job
 from lowbit.sensitivity import native
 
@@ -57,6 +58,6 @@ def build(job: Job) -> dict[str, Any]:
 
 def _sensitivity(job: Job) -> dict[str, float]:
     """What 8 bits cost every convolution alone, measured on the graph itself."""
-    contract = graph.contract_of(job.source, graph.load(job.source))
-    floating = native.Graph(job.source, contract, job.input, job.calibration.paths[:_SENSITIVITY_PICTURES])
+    head = heads.recognise(job.source, graph.load(job.source))
+    floating = native.Graph(job.source, head, job.input, job.calibration.paths[:_SENSITIVITY_PICTURES])
     return native.sqnr_alone(floating, "int8", native.EIGHT_BIT_INPUTS, progress=job.progress)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from lowbit import graph
+from lowbit.detector import heads
 from lowbit.quantizers import Job
 from lowbit.sensitivity import assignment, search
 
@@ -18,8 +19,8 @@ PACKAGES = ("onnx", "onnxruntime-gpu", "scipy", "numpy")
 
 def build(job: Job) -> dict[str, Any]:
     """Search on ``job.source`` and write the cheapest candidate."""
-    contract = graph.contract_of(job.source, graph.load(job.source))
-    candidates = assignment.Weights(job.source, contract, job.input, job.calibration.paths, job.progress)
+    head = heads.recognise(job.source, graph.load(job.source))
+    candidates = assignment.Weights(job.source, head, job.input, job.calibration.paths, job.progress)
     best, tried = candidates.find(job.settings["max_drop"], job.output)
     return {
         "assigned_bits": search.weight_bits(best.dtypes, candidates.cost(), candidates.floating.parameters),

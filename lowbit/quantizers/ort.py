@@ -22,7 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lowbit import graph, layout, rewrite
-from lowbit.decode import HeadContract
+from lowbit.detector import heads
+from lowbit.detector.head import Head
 from lowbit.errors import UnavailableError
 from lowbit.quantizers import CalibrationReader, Job
 from lowbit.sensitivity import assignment, search
@@ -41,8 +42,8 @@ def build(job: Job) -> dict[str, Any]:
     if "max_drop" not in job.settings:
         quantize(job, model, method, exclude=stem)
         return {**info, "float_convolutions": stem}
-    contract = graph.contract_of(job.source, graph.load(job.source))
-    found = candidates(job, model, contract)
+    head = heads.recognise(job.source, graph.load(job.source))
+    found = candidates(job, model, head)
     best, tried = found.find(job.settings["max_drop"], job.output)
     kept = [name for name, dtype in best.dtypes.items() if dtype == search.FLOAT]
     quantize(job, model, method, exclude=[*kept, *stem])
@@ -54,7 +55,7 @@ def build(job: Job) -> dict[str, Any]:
     }
 
 
-def candidates(job: Job, model: onnx.ModelProto, contract: HeadContract) -> assignment.Integers:
+def candidates(job: Job, model: onnx.ModelProto, head: Head) -> assignment.Integers:
     """Assignments of INT8 and float, with ranges by min-max on a few pictures: a candidate is built in seconds."""
     few = replace(job, calibration=job.calibration.first(assignment.NOISE_PICTURES), progress=lambda _: None)
 
@@ -63,7 +64,7 @@ def candidates(job: Job, model: onnx.ModelProto, contract: HeadContract) -> assi
         copied.CopyFrom(model)
         quantize(replace(few, output=output), copied, "minmax", exclude=[*kept, *layout.better_in_float(copied)])
 
-    return assignment.Integers(job.source, contract, job.input, job.calibration.paths, job.progress, build_one)
+    return assignment.Integers(job.source, head, job.input, job.calibration.paths, job.progress, build_one)
 
 
 def source_of(job: Job) -> tuple[onnx.ModelProto, dict[str, Any]]:

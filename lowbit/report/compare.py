@@ -9,8 +9,8 @@ import numpy as np
 
 from lowbit import results
 from lowbit.data.dataset import Dataset
+from lowbit.data.detections import Detections
 from lowbit.data.load import load_data
-from lowbit.decode import Detections
 from lowbit.errors import InputError
 from lowbit.gate import points
 from lowbit.report.summary import VERDICTS

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from lowbit import files
 from lowbit.data.dataset import Dataset
+from lowbit.data.detections import Detections
 from lowbit.data.images import read_image
-from lowbit.decode import Detections
 from lowbit.metrics import DEPLOYED_CONFIDENCE, ImageChange
 from lowbit.results import PictureRecord
 

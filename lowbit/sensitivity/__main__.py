@@ -6,10 +6,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lowbit import detectors
 from lowbit.data.letterbox import InputSpec
 from lowbit.data.lists import CalibrationSet
-from lowbit.decode import HeadKind
+from lowbit.detector import registry
 from lowbit.sensitivity import autoquant, find, native
 from lowbit.store import worker
 
@@ -21,9 +20,7 @@ def measure(request: dict[str, Any], folder: Path, progress: worker.Progress) ->
     """Score one combination."""
     from lowbit.qat import layers
 
-    detector = detectors.rebuild(
-        Path(request["source"]), request["identity"], HeadKind(request["head"]), trust=request["trust"]
-    )
+    detector = registry.rebuild(Path(request["source"]), request["identity"], trust=request["trust"])
     network = layers.fused(detector)
     pictures = CalibrationSet(folder, tuple(map(Path, request["calibration"])))
     combination = find(request["combination"])
@@ -31,7 +28,7 @@ def measure(request: dict[str, Any], folder: Path, progress: worker.Progress) ->
     batches = list(pictures.batches(InputSpec.of_json(request["input"])))
     ranking, config, changed = autoquant.measure(network, combination, batches, folder, progress)
     spec = InputSpec.of_json(request["graph_input"])
-    floating = native.Graph(Path(request["graph"]), detector.contract(), spec, pictures.paths[:_GRAPH_PICTURES])
+    floating = native.Graph(Path(request["graph"]), detector.head, spec, pictures.paths[:_GRAPH_PICTURES])
     beside = autoquant.Beside.of(ranking, floating, combination, progress)
     autoquant.write_report(folder, ranking, beside, combination, request["facts"], config)
     return {

@@ -16,7 +16,7 @@ import numpy as np
 
 from lowbit import graph, layout, runtime
 from lowbit.data.letterbox import InputSpec
-from lowbit.decode import HeadContract
+from lowbit.detector.head import Head
 from lowbit.errors import InputError
 from lowbit.sensitivity import native, search
 
@@ -35,9 +35,9 @@ def split(pictures: Sequence[Path]) -> tuple[Sequence[Path], Sequence[Path]]:
     return pictures[:first], pictures[first : first + AGREEMENT_PICTURES]
 
 
-def held_out(path: Path, contract: HeadContract, spec: InputSpec, pictures: Sequence[Path]) -> native.Graph:
+def held_out(path: Path, head: Head, spec: InputSpec, pictures: Sequence[Path]) -> native.Graph:
     """The float graph on the pictures for agreement. Raises :class:`InputError` if it sees nothing there to agree with."""
-    held = native.Graph(path, contract, spec, split(pictures)[1])
+    held = native.Graph(path, head, spec, split(pictures)[1])
     if held.truth is None:
         raise InputError(f"{path}: sees nothing with confidence on {held.images} calibration pictures. Use others.")
     return held
@@ -48,11 +48,9 @@ class Candidates(ABC):
 
     offered: ClassVar[tuple[str, ...]]
 
-    def __init__(
-        self, path: Path, contract: HeadContract, spec: InputSpec, pictures: Sequence[Path], progress: Progress
-    ) -> None:
-        self.floating = native.Graph(path, contract, spec, split(pictures)[0])
-        self._held = held_out(path, contract, spec, pictures)
+    def __init__(self, path: Path, head: Head, spec: InputSpec, pictures: Sequence[Path], progress: Progress) -> None:
+        self.floating = native.Graph(path, head, spec, split(pictures)[0])
+        self._held = held_out(path, head, spec, pictures)
         self._progress = progress
 
     @property
@@ -140,13 +138,13 @@ class Integers(Candidates):
     def __init__(
         self,
         path: Path,
-        contract: HeadContract,
+        head: Head,
         spec: InputSpec,
         pictures: Sequence[Path],
         progress: Progress,
         quantize: Callable[[Sequence[str], Path], None],
     ) -> None:
-        super().__init__(path, contract, spec, pictures, progress)
+        super().__init__(path, head, spec, pictures, progress)
         self._quantize = quantize
         self._stem = frozenset(layout.better_in_float(self.floating.model))
 

@@ -13,12 +13,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from lowbit import declare, files, host, latency, metrics, runtime
+from lowbit import files, host, latency, metrics, runtime
 from lowbit.data.dataset import Dataset, check_classes
 from lowbit.data.leak import check_leak
 from lowbit.data.lists import CalibrationSet, load_calibration
 from lowbit.data.load import load_data
-from lowbit.detectors import Detector, find
+from lowbit.detector import Detector, declare, find
 from lowbit.errors import InputError
 from lowbit.gate import points
 from lowbit.predict import predict
@@ -54,7 +54,7 @@ def sweep(options: argparse.Namespace) -> str:
 def layers(options: argparse.Namespace) -> str:
     """The harm of every convolution as a Markdown table."""
     detector, calibration = _detector(options)
-    floating = native.Graph(_float(detector), detector.contract(), detector.input, calibration.paths)
+    floating = native.Graph(_float(detector), detector.head, detector.input, calibration.paths)
     found = native.measure(floating, options.weight, native.Form(options.activation), progress=_say)
     module_of = layermap.convolutions(floating.model)
     lines = [
@@ -82,7 +82,7 @@ def search(options: argparse.Namespace) -> str:
         )
     detector, calibration = _detector(options)
     dataset = _evaluation(detector, calibration, options.dataset)
-    path, contract = _float(detector), detector.contract()
+    path, head = _float(detector), detector.head
     tool = "ort" if options.objective == "latency" else "native"
     digest = files.digest([detector.identity(), calibration.digest, options.max_drop, options.objective])[:12]
     folder = options.to.resolve() / f"search-{detector.name}-{digest}"
@@ -102,9 +102,9 @@ def search(options: argparse.Namespace) -> str:
                 unfinished=Path(scratch),
                 progress=_say,
             )
-            candidates = ort.candidates(job, ort.source_of(job)[0], contract)
+            candidates = ort.candidates(job, ort.source_of(job)[0], head)
         else:
-            candidates = assignment.Weights(path, contract, detector.input, calibration.paths, _say)
+            candidates = assignment.Weights(path, head, detector.input, calibration.paths, _say)
         reference = runtime.open_session(path, runtime.deployed_options("fp32"))
         timed = _timing(reference, candidates, next(calibration.first(1).batches(detector.input)))
         built: list[_Built] = []
@@ -206,7 +206,7 @@ def _verify(detector: Detector, dataset: Dataset | None, reference: Any, session
         def progress(done: int, total: int) -> None:
             _say(f"evaluating {name}, image {done} of {total}")
 
-        return metrics.evaluate(dataset, predict(one, detector.contract(), dataset, detector.input, progress))
+        return metrics.evaluate(dataset, predict(one, detector.head, dataset, detector.input, progress))
 
     first, second = accuracy(reference, "fp32"), accuracy(session, "the chosen one")
     low, high = metrics.drop_interval(first, second, len(dataset.images))

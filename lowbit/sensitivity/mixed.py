@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from lowbit.detectors import Detector
+from lowbit.detector import Detector
 from lowbit.quantizers import Job
 from lowbit.sensitivity import assignment, native, search
 from lowbit.sensitivity.layermap import layer_map
@@ -25,8 +25,8 @@ def eight_bit_modules(job: Job, detector: Detector, modules: Sequence[str]) -> t
     """
     path = job.output.parent / "float.onnx"
     detector.export(path)
-    pictures, contract = job.calibration.paths, detector.contract()
-    floating = native.Graph(path, contract, job.input, pictures[: assignment.NOISE_PICTURES])
+    pictures, head = job.calibration.paths, detector.head
+    floating = native.Graph(path, head, job.input, pictures[: assignment.NOISE_PICTURES])
     module_of = {node: module for module, node in layer_map(floating.model, modules).items()}
     four = native.sqnr_alone(floating, "int4", native.WEIGHTS_ONLY, progress=job.progress)
     found: dict[str, Any]
@@ -41,7 +41,7 @@ def eight_bit_modules(job: Job, detector: Detector, modules: Sequence[str]) -> t
             assigned = search.within_budget(noise, cost, floating.parameters, job.settings["max_bits"])
             found = {}
         else:
-            held = assignment.held_out(path, contract, job.input, pictures)
+            held = assignment.held_out(path, head, job.input, pictures)
 
             def drop_of(dtypes: dict[str, str]) -> float:
                 return 1 - (held.harm(held.quantized(dtypes, native.WEIGHTS_ONLY)).agreement or 0.0)

@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 from lowbit import graph
 from lowbit.data.dataset import Dataset
+from lowbit.data.detections import Detections
 from lowbit.data.letterbox import InputSpec, Letterbox, preprocess
 from lowbit.data.pseudo_labels import confident
-from lowbit.decode import Detections, HeadContract, decode
+from lowbit.detector.head import Head
 from lowbit.metrics import DEPLOYED_CONFIDENCE, evaluate
 from lowbit.proof import compare_heads
 from lowbit.runtime import plain_session
@@ -78,9 +79,9 @@ class Graph:
     zero point from the least and the largest value that the pictures give, FP8 has a scale from the largest magnitude.
     """
 
-    def __init__(self, path: Path, contract: HeadContract, spec: InputSpec, pictures: Sequence[Path]) -> None:
+    def __init__(self, path: Path, head: Head, spec: InputSpec, pictures: Sequence[Path]) -> None:
         self.model = graph.load(path)
-        self.contract = contract
+        self.head = head
         self._pictures = pictures
         self._placed = [preprocess(picture, spec) for picture in pictures]
         self._heads, self._seen = self._run(self.model)
@@ -105,7 +106,7 @@ class Graph:
     @functools.cached_property
     def truth(self) -> Dataset | None:
         """The float graph's confident boxes; None if there are none."""
-        return confident(self._pictures, self.contract.classes, self._seen, DEPLOYED_CONFIDENCE)
+        return confident(self._pictures, self.head.classes, self._seen, DEPLOYED_CONFIDENCE)
 
     def weight(self, name: str) -> NDArray[np.float32]:
         """A convolution's weight, [out, in / groups, height, width]."""
@@ -221,7 +222,7 @@ class Graph:
         """AP of another artifact's session with the float graph's confident boxes as the truth; 1 if it has none."""
         name = session.get_inputs()[0].name
         seen = {
-            number: in_picture(decode(session.run(None, {name: tensor})[0], self.contract), place)
+            number: in_picture(self.head.decode(session.run(None, {name: tensor})), place)
             for number, (tensor, place) in enumerate(self._placed, 1)
         }
         return 1.0 if self.truth is None else evaluate(self.truth, seen).map
@@ -235,14 +236,15 @@ class Graph:
         return plain_session(model, (("session.disable_quant_qdq", "1"),))
 
     def _run(self, model: onnx.ModelProto) -> tuple[list[NDArray[np.float32]], dict[int, Detections]]:
-        names = [model.graph.output[0].name, *graph.head_outputs(self.model)]
+        outputs = [value.name for value in model.graph.output]
+        names = [*outputs, *graph.head_outputs(self.model)]
         session = self._session(graph.with_head_outputs(model))
         heads: list[NDArray[np.float32]] = []
         seen = {}
         for number, (tensor, place) in enumerate(self._placed, 1):
-            output, *raw = session.run(names, {session.get_inputs()[0].name: tensor})
-            heads += raw
-            seen[number] = in_picture(decode(output, self.contract), place)
+            found = session.run(names, {session.get_inputs()[0].name: tensor})
+            heads += found[len(outputs) :]
+            seen[number] = in_picture(self.head.decode(found[: len(outputs)]), place)
         return heads, seen
 
     @functools.cached_property

@@ -23,7 +23,7 @@ from filelock import FileLock
 from lowbit import files
 from lowbit.data.letterbox import InputSpec
 from lowbit.data.lists import CalibrationSet
-from lowbit.detectors import Detector
+from lowbit.detector import Detector
 from lowbit.errors import BuildError, InputError, UnavailableError
 from lowbit.results import RankedLayer, SweepRecord
 from lowbit.sensitivity import Combination, autoquant
@@ -98,7 +98,6 @@ def _measure(sweep: Sweep, combination: Combination, folder: Path, progress: Cal
         "source": str(sweep.detector.source),
         "graph": str(sweep.graph),
         "identity": sweep.detector.identity(),
-        "head": sweep.detector.head.kind.value,
         "trust": sweep.detector.trust,
         "combination": combination.id,
         "calibration": [str(path) for path in sweep.calibration.paths],

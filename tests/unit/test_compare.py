@@ -13,7 +13,7 @@ import pytest
 from lowbit import cli, results
 from lowbit.data.coco import load_coco
 from lowbit.data.dataset import Dataset
-from lowbit.decode import Detections
+from lowbit.data.detections import Detections
 from lowbit.metrics import evaluate
 from lowbit.results import ArtifactRecord, Entry, Results, Status
 from tests.unit.test_results import ENVIRONMENT, latency

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lowbit.data.coco import load_coco
-from lowbit.decode import Detections
+from lowbit.data.detections import Detections
 from lowbit.errors import InputError
 from lowbit.metrics import evaluate
 from tests.unit.data_files import Json, draw, good, write

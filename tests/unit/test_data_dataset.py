@@ -9,7 +9,7 @@ import pytest
 
 from lowbit.data.coco import load_coco
 from lowbit.data.dataset import check_classes
-from lowbit.decode import Detections
+from lowbit.data.detections import Detections
 from lowbit.errors import InputError
 from lowbit.metrics import evaluate
 from tests.unit.data_files import good, write

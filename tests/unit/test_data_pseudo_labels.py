@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lowbit.data.detections import Detections
 from lowbit.data.load import load_data, load_unlabelled
 from lowbit.data.pseudo_labels import labelled_by
-from lowbit.decode import Detections
 from lowbit.errors import InputError
 from lowbit.metrics import evaluate
 from tests.unit.data_files import write_yolo

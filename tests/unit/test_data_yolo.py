@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lowbit.data.detections import Detections
 from lowbit.data.load import load_data
-from lowbit.decode import Detections
 from lowbit.errors import InputError
 from lowbit.metrics import evaluate
 from tests.unit.data_files import write_yolo

@@ -6,9 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lowbit import declare
-from lowbit.decode import HeadKind
-from lowbit.detectors import find
+from lowbit.detector import declare, find
 from lowbit.errors import InputError
 from tests.unit import toys
 
@@ -54,7 +52,7 @@ def test_a_declared_detector_has_its_own_data_and_input(tmp_path: Path) -> None:
 def test_a_declared_name_goes_before_a_registered_one(tmp_path: Path) -> None:
     toys.make_detector(tmp_path / "toy.onnx")
     project = declare.load(write(tmp_path, '[detectors.yolov10n]\nmodel = "toy.onnx"\n'))
-    assert find("yolov10n", declared=project.detectors).head.kind is HeadKind.RAW
+    assert find("yolov10n", declared=project.detectors).head.kind == "raw"
 
 
 def test_unknown_names_list_the_declared_ones(tmp_path: Path) -> None:

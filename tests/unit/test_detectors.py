@@ -15,17 +15,12 @@ import pytest
 from lowbit import files, graph
 from lowbit.data.coco import load_coco
 from lowbit.data.letterbox import InputSpec
-from lowbit.decode import HeadContract, HeadKind
-from lowbit.detectors import (
-    ASSETS_VARIABLE,
-    REGISTRY,
-    TRUSTED_CHECKPOINTS,
-    Detector,
-    assets_folder,
-    find,
-    load_state,
-    rebuild,
-)
+from lowbit.detector import REGISTRY, Detector, assets_folder, find, heads, rebuild
+from lowbit.detector.checkpoint import TRUSTED_CHECKPOINTS, load_state
+from lowbit.detector.heads.decoded import Decoded
+from lowbit.detector.heads.end2end import End2End
+from lowbit.detector.heads.raw import Raw
+from lowbit.detector.registry import ASSETS_VARIABLE
 from lowbit.errors import InputError, UnavailableError
 from tests.unit.lazily import lazily
 from tests.unit.toys import make_detector
@@ -204,7 +199,6 @@ def test_assets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert detector.source.name == "yolov10n.safetensors"  # which can't run code
     assert (detector.trust, find("yolov10n").trust) == (True, False)
     assert (detector.input.size, detector.head.classes) == (640, 80)
-    assert detector.contract(HeadKind.RAW).output_shape == (1, 144, 8400)
     with pytest.raises(InputError, match=r"instances_val204\.json: no such annotation file"):
         detector.load_data(tmp_path)
 
@@ -214,24 +208,25 @@ def test_onnx_file(tmp_path: Path) -> None:
     detector = find(str(path))
     assert (detector.name, detector.input.size, detector.head.classes) == ("toy", 64, 2)
     assert (detector.source, detector.weights) == (path, None)
-    for head in HeadKind:  # it has the one head that it has
-        contract = detector.contract(head)
-        assert (contract.kind, contract.output_shape) == (HeadKind.RAW, (1, 66, 84))
+    assert detector.head == Raw((64, 64), 2)
     detector.export(tmp_path / "out.onnx")
-    assert onnx.load(str(tmp_path / "out.onnx")) == onnx.load(str(path))
+    exported = onnx.load(str(tmp_path / "out.onnx"))
+    assert exported.graph == onnx.load(str(path)).graph
+    # What was declared of a head is not lost to those who read the export only.
+    assert heads.recognise(tmp_path / "out.onnx", exported) == detector.head
     with pytest.raises(UnavailableError, match="torch-side schemes need a checkpoint"):
         detector.torch_module()
 
 
 def test_random_detectors_are_seeded(tmp_path: Path) -> None:
     detector = find("yolov10n@random")
-    assert (detector.head.kind, detector.head.classes, detector.input.size) == (HeadKind.END2END, 80, 640)
+    assert (detector.head.kind, detector.head.classes, detector.input.size) == ("end2end", 80, 640)
     one, two = (find("yolov10n@random").torch_module().state_dict() for _ in range(2))
     assert all(torch.equal(one[name], two[name]) for name in one)
     assert detector.identity() != dataclasses.replace(detector, seed=2).identity()
-    again = rebuild(detector.source, detector.identity(), detector.head.kind, trust=False)
+    again = rebuild(detector.source, detector.identity(), trust=False)
     assert again.identity() == detector.identity()
-    assert find("yolov8n@random", size=320).head.output_shape == (1, 84, 2100)
+    assert find("yolov8n@random", size=320).head == Decoded((320, 320), 80)
     for name in ("yolov99n@random", "yolov8n-seg@random"):
         with pytest.raises(InputError, match=name):
             find(name)
@@ -246,11 +241,11 @@ def test_an_ultralytics_checkpoint_is_recognised(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"mine\.pt: is a pickle .* --trust-checkpoint"):
         find(str(path))
     detector = find(str(path), trust=True, size=64)
-    assert (detector.head.kind, detector.head.classes) == (HeadKind.DECODED, 3)
-    again = rebuild(path, json.loads(json.dumps(detector.identity())), detector.head.kind, trust=True)
+    assert (detector.head.kind, detector.head.classes) == ("decoded", 3)
+    again = rebuild(path, json.loads(json.dumps(detector.identity())), trust=True)
     again.export(tmp_path / "out.onnx")
-    contract = graph.contract_of(tmp_path / "out.onnx", graph.load(tmp_path / "out.onnx"))
-    assert contract == detector.contract()
+    found = heads.recognise(tmp_path / "out.onnx", graph.load(tmp_path / "out.onnx"))
+    assert found == detector.head
 
 
 def test_onnx_file_needs_data(tmp_path: Path) -> None:
@@ -271,7 +266,7 @@ def test_bad_onnx_file(tmp_path: Path, content: bytes | None) -> None:
 
 
 def detector_of(weights: Path) -> Detector:
-    head = HeadContract(HeadKind.END2END, 320, 10)
+    head = End2End((320, 320), 10)
     return Detector("mine", InputSpec(320), head, "yolov10n.yaml", weights, None, load_coco, load_coco, load_coco)  # type: ignore[arg-type]
 
 
@@ -298,4 +293,4 @@ def test_bundled_detector() -> None:
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     with torch.inference_mode():
         assert np.isfinite(model(torch.zeros(1, 3, 320, 320))[0].numpy()).all()
-    assert detector.contract().output_shape == (1, 300, 6)
+    assert detector.head == End2End((320, 320), 10)

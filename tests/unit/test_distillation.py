@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
-from lowbit.decode import Detections
+from lowbit.data.detections import Detections
 from lowbit.errors import BuildError, InputError
 from tests.unit.lazily import lazily
 

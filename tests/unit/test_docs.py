@@ -71,7 +71,7 @@ def test_links_lead_somewhere() -> None:
 
 
 def test_the_declared_keys_are_all_explained() -> None:
-    from lowbit.declare import Declared
+    from lowbit.detector.declare import Declared
 
     text = (ROOT / "docs" / "your-detector.md").read_text()
     missing = [name for name in Declared.model_fields if f"`{name}`" not in text and f"\n{name} = " not in text]

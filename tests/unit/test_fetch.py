@@ -16,10 +16,11 @@ from typing import Any
 
 import pytest
 
-from lowbit import cli, detectors
-from lowbit import fetch as fetching
+from lowbit import cli
+from lowbit.detector import fetch as fetching
+from lowbit.detector import registry
+from lowbit.detector.fetch import RECORD, Fetcher, FetchError, Source, fetch, parse_mirrors
 from lowbit.errors import InputError, UnavailableError
-from lowbit.fetch import RECORD, Fetcher, FetchError, Source, fetch, parse_mirrors
 from tests.unit.waiting import PATIENCE
 
 DATA = bytes(range(256)) * 4000
@@ -256,6 +257,6 @@ def test_the_command(server: Any, tmp_path: Path, capsys: pytest.CaptureFixture[
 def test_what_was_fetched_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LOWBIT_ASSETS", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert detectors.assets_folder() is None
+    assert registry.assets_folder() is None
     (tmp_path / "lowbit" / "assets").mkdir(parents=True)
-    assert detectors.assets_folder() == tmp_path / "lowbit" / "assets"
+    assert registry.assets_folder() == tmp_path / "lowbit" / "assets"

@@ -1,4 +1,4 @@
-"""What is read from ONNX graphs: the decode tail, the head, the stored weights, the head contract."""
+"""What is read from ONNX graphs: the decode tail, the head, the stored weights."""
 
 from __future__ import annotations
 
@@ -12,41 +12,10 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from lowbit import graph
-from lowbit.decode import HeadKind
+from lowbit.detector import heads
 from lowbit.errors import InputError, UnavailableError
+from tests.unit.graphs import Nodes, Weights, array, floats, make_model, node
 from tests.unit.toys import make_detector
-
-Nodes = list[onnx.NodeProto]
-Weights = list[onnx.TensorProto]
-
-
-def array(values: NDArray[np.generic], name: str) -> onnx.TensorProto:
-    return numpy_helper.from_array(np.ascontiguousarray(values), name)
-
-
-def floats(shape: tuple[int, ...], name: str) -> onnx.TensorProto:
-    return array(np.ones(shape, np.float32), name)
-
-
-def make_model(
-    nodes: Nodes,
-    weights: Weights,
-    shape_in: tuple[int | str, ...] = (1, 3, 64, 64),
-    shape_out: tuple[int | str, ...] = (1, 300, 6),
-    opset: int = 21,
-) -> onnx.ModelProto:
-    body = helper.make_graph(
-        nodes,
-        "toy",
-        [helper.make_tensor_value_info("images", TensorProto.FLOAT, shape_in)],
-        [helper.make_tensor_value_info("output0", TensorProto.FLOAT, shape_out)],
-        weights,
-    )
-    return helper.make_model(body, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
-
-
-def node(op: str, inputs: list[str], output: str, name: str, **options: object) -> onnx.NodeProto:
-    return helper.make_node(op, inputs, [output], name=name, **options)
 
 
 def dfl_model(counts: NDArray[np.float32]) -> onnx.ModelProto:
@@ -244,70 +213,6 @@ def test_pair_before_a_quantized_dfl() -> None:
     assert graph.structure(with_pair(model, "p")).tail_quantized == ("/model.1/dfl/conv/Conv",)
 
 
-def end2end(classes: int = 80, boxes: int = 64) -> onnx.ModelProto:
-    """Three strides' box and class convolutions; what follows does not matter to the contract."""
-    nodes: Nodes = []
-    weights: Weights = []
-    for stride in (8, 16, 32):
-        for part, width in (("box", boxes), ("cls", classes)):
-            weights.append(floats((width, 3, 1, 1), f"{part}{stride}"))
-            nodes.append(node("Conv", ["images", f"{part}{stride}"], f"{part}{stride}_y", f"/model.1/{part}{stride}"))
-    flat = [output for n in nodes for output in n.output]
-    nodes.append(node("Concat", flat, "output0", "/model.1/Concat", axis=1))
-    return make_model(nodes, weights)
-
-
-@pytest.mark.parametrize("classes", [1, 10, 80, 64])
-def test_contract_of_end2end(classes: int) -> None:
-    contract = graph.contract_of(Path("m.onnx"), end2end(classes))
-    assert (contract.kind, contract.size, contract.classes) == (HeadKind.END2END, 64, classes)
-
-
-def test_contract_of_raw(tmp_path: Path) -> None:
-    contract = graph.contract_of(Path("m.onnx"), toy(tmp_path))
-    assert (contract.kind, contract.size, contract.classes, contract.anchors) == (HeadKind.RAW, 64, 2, 84)
-
-
-@pytest.mark.parametrize(("rows", "classes"), [(5, 1), (84, 80)])
-def test_contract_of_decoded(rows: int, classes: int) -> None:
-    nodes = [
-        node("Conv", ["images", "w"], "x", "/model.0/Conv"),
-        node("Sigmoid", ["x"], "s", "/model.1/Sigmoid"),
-        node("Concat", ["x", "s"], "output0", "/model.1/Concat", axis=1),
-    ]
-    model = make_model(nodes, [floats((4, 3, 1, 1), "w")], shape_out=(1, rows, 84))
-    contract = graph.contract_of(Path("m.onnx"), model)
-    assert (contract.kind, contract.size, contract.classes) == (HeadKind.DECODED, 64, classes)
-
-
-@pytest.mark.parametrize(
-    ("shape", "kind", "classes"),
-    [
-        ((1, 84, 66), HeadKind.RAW, 2),  # anchors first
-        ((1, 252, 6), HeadKind.OBJECTNESS, 1),  # not an end-to-end head with 252 detections
-        ((1, 252, 85), HeadKind.OBJECTNESS, 80),
-    ],
-)
-def test_contract_of_heads_with_anchors_first(shape: tuple[int, ...], kind: HeadKind, classes: int) -> None:
-    model = make_model([node("Relu", ["images"], "output0", "r")], [], shape_out=shape)
-    contract = graph.contract_of(Path("m.onnx"), model)
-    assert (contract.kind, contract.classes, contract.transposed) == (kind, classes, True)
-    assert contract.output_shape == shape
-
-
-def test_declared_heads_are_believed_where_the_shape_leaves_it_open() -> None:
-    model = make_model([node("Relu", ["images"], "output0", "r")], [], shape_out=(1, 84, 84))
-    assert graph.contract_of(Path("m.onnx"), model).classes == 20
-    assert graph.contract_of(Path("m.onnx"), model, HeadKind.DECODED).classes == 80
-    with pytest.raises(InputError, match=r"m\.onnx: output .* is no objectness head of"):
-        graph.contract_of(Path("m.onnx"), model, HeadKind.OBJECTNESS)
-    p6 = make_model([node("Relu", ["images"], "output0", "r")], [], shape_out=(1, 86, 85))
-    with pytest.raises(InputError, match="declare its strides"):
-        graph.contract_of(Path("m.onnx"), p6, HeadKind.DECODED)
-    contract = graph.contract_of(Path("m.onnx"), p6, HeadKind.DECODED, (8, 16, 32, 64))
-    assert (contract.classes, contract.anchors) == (82, 85)
-
-
 def dynamic(tmp_path: Path, dims: tuple[int | str, ...]) -> onnx.ModelProto:
     """The toy detector with an input of dynamic dimensions and an output that says nothing of its shape."""
     model = toy(tmp_path)
@@ -327,8 +232,8 @@ def dynamic(tmp_path: Path, dims: tuple[int | str, ...]) -> onnx.ModelProto:
 def test_dynamic_inputs_are_fixed(tmp_path: Path, dims: tuple[int | str, ...], size: int | None) -> None:
     original = dynamic(tmp_path, dims)
     model = graph.fixed(Path("m.onnx"), original, size)
-    contract = graph.contract_of(Path("m.onnx"), model)
-    assert (contract.kind, contract.size, contract.classes) == (HeadKind.RAW, 64, 2)
+    head = heads.recognise(Path("m.onnx"), model)
+    assert (head.kind, head.sides, head.classes) == ("raw", (64, 64), 2)
     picture = np.random.default_rng(0).random((1, 3, 64, 64), np.float32)
     outputs = [
         onnxruntime.InferenceSession(m.SerializeToString(), providers=["CPUExecutionProvider"]).run(
@@ -352,29 +257,6 @@ def test_sizes_that_do_not_fit_the_file(tmp_path: Path) -> None:
         graph.fixed(Path("m.onnx"), toy(tmp_path), 96)
 
 
-@pytest.mark.parametrize(
-    "shape", [("batch", 3, 64, 64), (1, 3, "h", "w"), (1, 1, 64, 64), (2, 3, 64, 64), (1, 3, 64, 96), (1, 3, 64)]
-)
-def test_input_that_does_not_fit(shape: tuple[int | str, ...]) -> None:
-    model = make_model([node("Relu", ["images"], "output0", "r")], [], shape_in=shape)
-    with pytest.raises(InputError, match=r"m\.onnx: input .* is not 1 x 3 x size x size"):
-        graph.contract_of(Path("m.onnx"), model)
-
-
-@pytest.mark.parametrize("size", [16, 8192])
-def test_size_out_of_range(size: int) -> None:
-    model = make_model([node("Relu", ["images"], "output0", "r")], [], shape_in=(1, 3, size, size))
-    with pytest.raises(InputError, match=r"m\.onnx: input"):
-        graph.contract_of(Path("m.onnx"), model)
-
-
-@pytest.mark.parametrize("shape", [(1, 66, 85), (1, 4, 84), (1, 252, 5), (1, 66), (1, 300, 7), ("n", "m", "k")])
-def test_output_that_does_not_fit(shape: tuple[int | str, ...]) -> None:
-    model = make_model([node("Relu", ["images"], "output0", "r")], [], shape_out=shape)
-    with pytest.raises(InputError, match=r"m\.onnx: output .* is none of"):
-        graph.contract_of(Path("m.onnx"), model)
-
-
 def test_a_weight_behind_a_clip_and_overridable_initializers() -> None:
     """QCDQ as Brevitas writes it: the weight passes a Clip, and everything stored is listed as an input."""
     model = dfl_model(np.arange(16))
@@ -393,32 +275,6 @@ def test_a_weight_behind_a_clip_and_overridable_initializers() -> None:
     assert len(found.weights) == len(before.weights)
     (clipped,) = [w for w in found.weights if w.quantized]
     assert (clipped.node, clipped.dtype, clipped.shape) == (conv.name, "INT8", shape)
-
-
-@pytest.mark.parametrize("rows", [5, 64])
-def test_raw_head_without_classes(rows: int) -> None:
-    model = make_model([node("Relu", ["images"], "output0", "r")], [], shape_out=(1, rows, 84))
-    with pytest.raises(InputError, match=r"m\.onnx: output"):
-        graph.contract_of(Path("m.onnx"), model)
-
-
-def test_initializers_that_may_be_overridden_are_no_inputs() -> None:
-    model = end2end()
-    model.graph.input.append(helper.make_tensor_value_info("box8", TensorProto.FLOAT, (64, 3, 1, 1)))
-    assert graph.contract_of(Path("m.onnx"), model) == graph.contract_of(Path("m.onnx"), end2end())
-
-
-def test_two_outputs() -> None:
-    model = end2end()
-    model.graph.output.append(helper.make_tensor_value_info("box8_y", TensorProto.FLOAT, (1, 64, 64, 64)))
-    with pytest.raises(InputError, match=r"m\.onnx: has 1 inputs and 2 outputs"):
-        graph.contract_of(Path("m.onnx"), model)
-
-
-@pytest.mark.parametrize("model", [end2end(10, 32), make_model([node("Relu", ["images"], "output0", "r")], [])])
-def test_end2end_without_readable_classes(model: onnx.ModelProto) -> None:
-    with pytest.raises(InputError, match=r"m\.onnx: the number of classes can't be read"):
-        graph.contract_of(Path("m.onnx"), model)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"garbage", b"\x00" * 200, "half", "most", "folder"])

@@ -11,7 +11,7 @@ import pytest
 from lowbit import graph, runtime
 from lowbit.data.letterbox import InputSpec
 from lowbit.data.lists import CalibrationSet
-from lowbit.detectors import find
+from lowbit.detector import find
 from lowbit.quantizers import Job, half
 
 SIZE = 320

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from lowbit import graph
-from lowbit.detectors import load_state
+from lowbit.detector import heads
+from lowbit.detector.checkpoint import load_state
 from lowbit.errors import InputError, LowbitError
 from lowbit.report.summary import markdown
 from lowbit.results import SCHEMA, Entry, Results, Status
@@ -65,7 +66,7 @@ def test_an_absurd_input_size_is_refused(tmp_path: Path) -> None:
     ends = [[helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)] for name in ("images", "output0")]
     model = helper.make_model(helper.make_graph([node], "g", *ends), opset_imports=[helper.make_opsetid("", 17)])
     with pytest.raises(InputError, match="fixed size"):
-        graph.contract_of(tmp_path / "model.onnx", model)
+        heads.recognise(tmp_path / "model.onnx", model)
 
 
 def test_a_checkpoint_with_nan_is_refused(tmp_path: Path) -> None:
@@ -92,7 +93,7 @@ def test_a_damaged_onnx_file_is_read_or_refused(detector: Path, tmp_path: Path, 
     path.write_bytes(content)
     try:
         model = graph.load(path)
-        graph.contract_of(path, model)
+        heads.recognise(path, model)
         graph.structure(model)
     except LowbitError as error:
         assert "damaged.onnx" in str(error)

@@ -12,6 +12,7 @@ import pytest
 
 from lowbit import graph, latency, runtime
 from lowbit.data.letterbox import InputSpec
+from lowbit.detector import heads
 from tests.unit import toys
 
 
@@ -114,10 +115,10 @@ def test_the_stages_of_one_picture_add_up(tmp_path: Path) -> None:
     path = toys.make_detector(tmp_path / "toy.onnx")
     toys.make_pictures(tmp_path / "pictures", 3, seed=1)
     session = runtime.open_session(path, runtime.SessionOptions())
-    contract = graph.contract_of(path, graph.load(path))
+    head = heads.recognise(path, graph.load(path))
     pictures = sorted((tmp_path / "pictures").iterdir())
     started = time.perf_counter()
-    stages = latency.end_to_end(session, contract, InputSpec(64), pictures)
+    stages = latency.end_to_end(session, head, InputSpec(64), pictures)
     spent = time.perf_counter() - started
     assert min(stages.preprocess, stages.model, stages.postprocess) > 0
     assert stages.preprocess + stages.model + stages.postprocess < spent

@@ -13,7 +13,7 @@ from onnx import numpy_helper
 from lowbit import graph, runtime
 from lowbit.data.letterbox import InputSpec, preprocess
 from lowbit.data.lists import load_calibration
-from lowbit.decode import decode
+from lowbit.detector import heads
 from lowbit.errors import BuildError
 from lowbit.proof import kernels
 from lowbit.quantizers import Job, lower
@@ -76,9 +76,9 @@ def test_the_lowered_graph_runs_in_integers_and_sees_the_same(job: Job) -> None:
     options = runtime.SessionOptions("cpu")
     picture, _ = preprocess(job.calibration.paths[0], job.input)
     assert kernels(job.output, options, picture).int8_mac_fraction == pytest.approx(1)
-    contract = graph.contract_of(job.source, lowered)
+    head = heads.recognise(job.source, lowered)
     seen = [
-        decode(runtime.open_session(path, options).run(None, {"images": picture})[0], contract)
+        head.decode(runtime.open_session(path, options).run(None, {"images": picture}))
         for path in (job.start / "model.onnx", job.output)
     ]
     confident = [

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from lowbit import graph, proof, runtime
+from lowbit.data.detections import Detections
 from lowbit.data.letterbox import InputSpec, preprocess
-from lowbit.decode import Detections
+from lowbit.detector import heads
 from lowbit.errors import LowbitError
 from lowbit.quantizers import Job, ort
 from tests.unit import toys
@@ -75,8 +76,8 @@ def test_agreement(first: list[tuple[float, ...]], second: list[tuple[float, ...
 
 def test_a_sound_artifact_has_parity(quantized: Path, inputs: list[NDArray[np.float32]]) -> None:
     options = runtime.deployed_options("int8")
-    contract = graph.contract_of(quantized, graph.load(quantized))
-    parity = proof.check_parity(quantized, runtime.open_session(quantized, options), options, contract, inputs)
+    head = heads.recognise(quantized, graph.load(quantized))
+    parity = proof.check_parity(quantized, runtime.open_session(quantized, options), options, head, inputs)
     assert parity.agreement == 1.0
     assert parity.detections > 3
 
@@ -91,9 +92,9 @@ def test_a_session_that_computes_something_else_is_found(
     scales[0].CopyFrom(numpy_helper.from_array(numpy_helper.to_array(scales[0]) / 8, scales[0].name))
     onnx.save(model, str(tmp_path / "wrong.onnx"))
     options = runtime.deployed_options("int8")
-    contract = graph.contract_of(quantized, graph.load(quantized))
+    head = heads.recognise(quantized, graph.load(quantized))
     with pytest.raises(LowbitError, match=r"change what the detector sees: only \d+%"):
-        proof.check_parity(quantized, runtime.open_session(tmp_path / "wrong.onnx", options), options, contract, inputs)
+        proof.check_parity(quantized, runtime.open_session(tmp_path / "wrong.onnx", options), options, head, inputs)
 
 
 def test_kernels_tell_integers_from_floats(detector: Path, quantized: Path, inputs: list[NDArray[np.float32]]) -> None:
@@ -130,7 +131,7 @@ def test_a_qcdq_graph_has_parity(detector: Path, inputs: list[NDArray[np.float32
     """The form in which ONNX Runtime 1.24 was silently wrong on real detectors: a Clip between Q and DQ."""
     path = toys.make_qcdq(detector, tmp_path / "qcdq.onnx")
     options = runtime.deployed_options("w8a8")
-    contract = graph.contract_of(path, graph.load(path))
-    parity = proof.check_parity(path, runtime.open_session(path, options), options, contract, inputs)
+    head = heads.recognise(path, graph.load(path))
+    parity = proof.check_parity(path, runtime.open_session(path, options), options, head, inputs)
     assert parity.agreement == 1.0
     assert parity.detections > 3

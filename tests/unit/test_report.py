@@ -13,7 +13,7 @@ import pytest
 
 from lowbit import cli, metrics
 from lowbit.data.coco import load_coco
-from lowbit.decode import Detections
+from lowbit.data.detections import Detections
 from lowbit.metrics import Accuracy, ImageChange
 from lowbit.report import gallery, summary
 from lowbit.report import html as report

@@ -11,7 +11,7 @@ import pytest
 from onnx import numpy_helper
 
 from lowbit import graph, rewrite
-from lowbit.decode import HeadKind
+from lowbit.detector import heads
 from lowbit.errors import BuildError, UnavailableError
 from tests.unit.lazily import lazily
 from tests.unit.toys import make_detector
@@ -64,8 +64,8 @@ def test_the_lean_tail_detects_the_same(detector: Path) -> None:
     model = graph.load(detector)
     lean = rewrite.lean_tail(detector, model)
     assert rewrite.check_same(model, lean, pictures()) > 100
-    assert graph.contract_of(detector, lean) == graph.contract_of(detector, model)
-    assert graph.contract_of(detector, lean).kind is HeadKind.END2END
+    assert heads.recognise(detector, lean) == heads.recognise(detector, model)
+    assert heads.recognise(detector, lean).kind == "end2end"
     assert graph.head_outputs(lean) == graph.head_outputs(model)
 
 

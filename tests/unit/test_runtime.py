@@ -16,7 +16,8 @@ from lowbit import graph, runtime
 from lowbit.data.dataset import Dataset
 from lowbit.data.letterbox import InputSpec, preprocess
 from lowbit.data.load import load_data
-from lowbit.decode import HeadContract, decode
+from lowbit.detector import heads
+from lowbit.detector.head import Head
 from lowbit.errors import InputError
 from lowbit.predict import predict
 from tests.unit import toys
@@ -31,8 +32,8 @@ def detector(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def contract(detector: Path) -> HeadContract:
-    return graph.contract_of(detector, graph.load(detector))
+def head(detector: Path) -> Head:
+    return heads.recognise(detector, graph.load(detector))
 
 
 @pytest.fixture
@@ -66,15 +67,13 @@ class Slow:
 
 
 @pytest.mark.parametrize("in_turns", [True, False])
-def test_many_pictures_are_seen_as_one_by_one(
-    detector: Path, contract: HeadContract, dataset: Dataset, in_turns: bool
-) -> None:
+def test_many_pictures_are_seen_as_one_by_one(detector: Path, head: Head, dataset: Dataset, in_turns: bool) -> None:
     options = runtime.SessionOptions(threads=2)
     one, many = (runtime.open_session(detector, o) for o in (options, runtime.for_many(options)))
     session, steps = Slow(many, 0.02 if in_turns else PATIENCE), []
     found = predict(
         session,  # type: ignore[arg-type]
-        contract,
+        head,
         dataset,
         SPEC,
         lambda *step: steps.append(step),
@@ -85,16 +84,16 @@ def test_many_pictures_are_seen_as_one_by_one(
     assert (session.most == 1) == in_turns
     for image in dataset.images:
         tensor, place = preprocess(image.path, SPEC)
-        seen = decode(one.run(None, {"images": tensor})[0], contract)
+        seen = head.decode(one.run(None, {"images": tensor}))
         assert np.array_equal(found[image.id].scores, seen.scores)
         assert np.array_equal(found[image.id].boxes, place.to_image(seen.boxes))
 
 
-def test_an_unreadable_picture_ends_it_at_once(detector: Path, contract: HeadContract, dataset: Dataset) -> None:
+def test_an_unreadable_picture_ends_it_at_once(detector: Path, head: Head, dataset: Dataset) -> None:
     dataset.images[0].path.write_bytes(b"no picture")
     session = Slow(runtime.open_session(detector, runtime.SessionOptions(threads=1)), 0.5)
     with pytest.raises(InputError, match="no image that OpenCV can decode"):
-        predict(session, contract, dataset, SPEC, in_turns=True)  # type: ignore[arg-type]
+        predict(session, head, dataset, SPEC, in_turns=True)  # type: ignore[arg-type]
     assert session.runs < 11
 
 
@@ -105,9 +104,9 @@ def threads() -> Iterator[int]:
     cv2.setNumThreads(before)
 
 
-def test_opencv_gets_its_threads_back(detector: Path, contract: HeadContract, dataset: Dataset, threads: int) -> None:
+def test_opencv_gets_its_threads_back(detector: Path, head: Head, dataset: Dataset, threads: int) -> None:
     cv2.setNumThreads(3)
-    predict(runtime.open_session(detector, runtime.SessionOptions()), contract, dataset, SPEC)
+    predict(runtime.open_session(detector, runtime.SessionOptions()), head, dataset, SPEC)
     assert cv2.getNumThreads() == 3
 
 

@@ -17,8 +17,7 @@ from hypothesis import strategies as st
 
 from lowbit import cli, graph, runtime, sensitivity
 from lowbit.data.letterbox import InputSpec
-from lowbit.decode import HeadKind
-from lowbit.detectors import find
+from lowbit.detector import find, heads
 from lowbit.errors import BuildError, InputError, UnavailableError
 from lowbit.sensitivity import GRID, Combination, assignment, autoquant, layermap, native, search, sweep
 from tests.unit import toys
@@ -128,8 +127,8 @@ def floating(tmp_path_factory: pytest.TempPathFactory) -> native.Graph:
     folder = tmp_path_factory.mktemp("toy")
     path = toys.make_detector(folder / "toy.onnx")
     toys.make_pictures(folder / "pictures", 4, seed=3)
-    contract = graph.contract_of(path, graph.load(path))
-    return native.Graph(path, contract, InputSpec(64), sorted((folder / "pictures").iterdir()))
+    head = heads.recognise(path, graph.load(path))
+    return native.Graph(path, head, InputSpec(64), sorted((folder / "pictures").iterdir()))
 
 
 @pytest.mark.parametrize("form", [native.WEIGHTS_ONLY, native.EIGHT_BIT_INPUTS], ids=["weights", "inputs"])
@@ -228,9 +227,9 @@ def test_the_artifact_of_the_search_is_its_best_candidate(tmp_path: Path) -> Non
     """What is left in the file is the assignment that was chosen, not the last one that was tried."""
     path = toys.make_detector(tmp_path / "toy.onnx")
     toys.make_pictures(tmp_path / "pictures", 6, seed=3)
-    contract, output = graph.contract_of(path, graph.load(path)), tmp_path / "model.onnx"
+    head, output = heads.recognise(path, graph.load(path)), tmp_path / "model.onnx"
     pictures = sorted((tmp_path / "pictures").iterdir())
-    candidates = assignment.Weights(path, contract, InputSpec(64), pictures, lambda _: None)
+    candidates = assignment.Weights(path, head, InputSpec(64), pictures, lambda _: None)
     built: list[bytes] = []
     best, tried = candidates.find(0.02, output, lambda file: built.append(file.read_bytes()))
     assert len(built) == len(tried) and output.read_bytes() == built[tried.index(best)]
@@ -421,7 +420,7 @@ def test_parts_of_a_sweep_merge(swept: sweep.Sweep, tmp_path: Path) -> None:
 
 def test_onnx_files_have_no_module_to_sweep(swept: sweep.Sweep, tmp_path: Path) -> None:
     detector = find(str(toys.make_detector(tmp_path / "toy.onnx")))
-    assert detector.head.kind is HeadKind.RAW
+    assert detector.head.kind == "raw"
     what = sweep.Sweep(detector, swept.graph, swept.calibration, 64, tmp_path)
     with pytest.raises(UnavailableError, match="AutoQuant needs a torch module"):
         sweep.measure(what, GRID[0], lambda _: None)

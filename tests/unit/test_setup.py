@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from lowbit import cli
-from lowbit.detectors import REGISTRY
+from lowbit.detector import REGISTRY
 from lowbit.schemes import find
 from tests.unit.waiting import PATIENCE
 

@@ -11,7 +11,7 @@ import pytest
 
 from fixtures import tiers
 from fixtures.options import Case
-from lowbit.detectors import REGISTRY
+from lowbit.detector import REGISTRY
 from lowbit.schemes import CATALOGUE
 from tests.unit.waiting import PATIENCE
 

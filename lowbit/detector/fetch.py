@@ -219,7 +219,7 @@ def fetch(name: str, fetcher: Fetcher) -> list[Path]:
 
 def _checkpoint(name: str) -> Callable[[Fetcher], list[Path]]:
     def get(fetcher: Fetcher) -> list[Path]:
-        from lowbit.detectors import TRUSTED_CHECKPOINTS
+        from lowbit.detector.checkpoint import TRUSTED_CHECKPOINTS
 
         file = f"{name}.pt"
         sha256 = next(digest for digest, known in TRUSTED_CHECKPOINTS.items() if known == file)

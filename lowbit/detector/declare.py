@@ -17,11 +17,12 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
 
-from lowbit.decode import HeadKind
+from lowbit.detector import heads
+from lowbit.detector.head import STRIDES, Hints
 from lowbit.errors import InputError
 
 NAME = "lowbit.toml"
@@ -39,13 +40,31 @@ class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class DeclaredHead(_Table):
+    """``kind``: a name in :data:`lowbit.detector.heads.KINDS`; other keys are that head's own options."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    kind: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _spelled_short(cls, given: Any) -> Any:
+        return {"kind": given} if isinstance(given, str) else given
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        heads.check(self.kind, {name: str(value) for name, value in (self.model_extra or {}).items()})
+        return self
+
+
 class Declared(_Table):
     """One detector.
 
     ``architecture``: Ultralytics' YAML, for a ``.safetensors`` checkpoint. ``labels``: ``none`` scores agreement with
     the float detector's confident boxes, for pictures that nobody labelled. ``size``: side of the input in pixels, where
-    the file leaves it open. ``colors``, ``mean``, ``std``: as :class:`lowbit.data.letterbox.InputSpec` says. ``head``: its kind,
-    where the output's shape leaves it open. ``strides``: of its levels. ``classes``: the data set's category id of every
+    the file leaves it open. ``colors``, ``mean``, ``std``: as :class:`lowbit.data.letterbox.InputSpec` says. ``head``: its
+    kind, or a table of its kind and that kind's options, where the outputs leave them open. ``strides``: of its levels. ``classes``: the data set's category id of every
     class index, -1 for a class that the data set does not have; by default the categories in the order of their ids.
     """
 
@@ -59,9 +78,15 @@ class Declared(_Table):
     colors: Literal["rgb", "bgr"] = "rgb"
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     std: tuple[float, float, float] = (255.0, 255.0, 255.0)
-    head: HeadKind | None = None
-    strides: tuple[int, ...] = (8, 16, 32)
+    head: DeclaredHead = DeclaredHead()
+    strides: tuple[int, ...] = STRIDES
     classes: tuple[int, ...] | None = None
+
+    @property
+    def hints(self) -> Hints:
+        """What is declared of its head."""
+        options = {name: str(value) for name, value in (self.head.model_extra or {}).items()}
+        return Hints(self.head.kind, self.strides, len(self.classes) if self.classes else None, options)
 
 
 class Gate(_Table):

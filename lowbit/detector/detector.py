@@ -1,0 +1,86 @@
+"""What is measured: a detector, where it comes from, its head and its data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lowbit import files, graph
+from lowbit.data.dataset import Dataset
+from lowbit.data.letterbox import InputSpec
+from lowbit.data.lists import CalibrationSet
+from lowbit.detector import checkpoint, heads
+from lowbit.detector.checkpoint import OPSET
+from lowbit.detector.head import Head
+from lowbit.errors import UnavailableError
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Detector:
+    """One detector and the data that it is measured on.
+
+    It comes from ``weights``, a checkpoint of ``architecture`` (Ultralytics' YAML by name, or its content), from
+    ``onnx``, somebody's export, or from neither: then its weights are drawn from ``seed``, and it is there for timings
+    only. ``head``: what is deployed. ``load_data``, ``load_calibration`` and ``load_training``
+    (unlabelled pictures for fine-tuning) take the folder where drawn data may be kept.
+    """
+
+    name: str
+    input: InputSpec
+    head: Head
+    architecture: str | dict[str, Any] | None
+    weights: Path | None
+    onnx: Path | None
+    load_data: Callable[[Path], Dataset]
+    load_calibration: Callable[[Path], CalibrationSet]
+    load_training: Callable[[Path], CalibrationSet]
+    trust: bool = False
+    seed: int | None = None
+
+    @property
+    def source(self) -> Path:
+        """The file that the detector comes from; of a random one, the name of its architecture."""
+        return self.weights or self.onnx or Path(str(self.architecture))
+
+    def identity(self) -> dict[str, Any]:
+        """What shapes the FP32 export: enters the key of every artifact."""
+        return {
+            **({"sha256": files.sha256(self.source)} if self.seed is None else {"seed": self.seed}),
+            "architecture": self.architecture,
+            "head": self.head.as_json(),
+            "opset": OPSET,
+        }
+
+    def torch_module(self) -> torch.nn.Module:
+        """The detector as Ultralytics' ``DetectionModel`` in evaluation mode, float32, BatchNorm not folded.
+
+        Raises :class:`UnavailableError` for a detector that is only an ONNX file, :class:`InputError` for a checkpoint
+        that is not trusted or does not fit.
+        """
+        if self.onnx is not None:
+            raise UnavailableError(f"{self.name}: is an ONNX file; torch-side schemes need a checkpoint.")
+        assert self.architecture is not None
+        if self.weights is None:
+            assert self.seed is not None
+            return checkpoint.drawn(str(self.architecture), self.head.classes, self.seed).eval()
+        return checkpoint.rebuilt(self.weights, self.architecture, self.head.classes, trust=self.trust).eval()
+
+    def fused_module(self) -> Any:
+        """:meth:`torch_module` with BatchNorm folded and only the head that deployment uses."""
+        return checkpoint.fused(self.torch_module())
+
+    def export(self, path: Path) -> None:
+        """Write the FP32 ONNX: one input, float32 1 x 3 x height x width, and the outputs that ``head`` reads."""
+        if self.onnx is None:
+            checkpoint.export(self.fused_module(), self.head, path)
+            return
+        import onnx
+
+        model = graph.fixed(self.onnx, graph.load(self.onnx), self.input.size)
+        heads.stamp(model, self.head)
+        onnx.save(model, str(path))
