@@ -21,6 +21,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
 
+from lowbit.data.letterbox import Resize
 from lowbit.detector import heads
 from lowbit.detector.head import STRIDES, Hints
 from lowbit.errors import InputError
@@ -63,7 +64,8 @@ class Declared(_Table):
 
     ``architecture``: Ultralytics' YAML, for a ``.safetensors`` checkpoint. ``labels``: ``none`` scores agreement with
     the float detector's confident boxes, for pictures that nobody labelled. ``size``: side of the input in pixels, where
-    the file leaves it open. ``colors``, ``mean``, ``std``: as :class:`lowbit.data.letterbox.InputSpec` says. ``head``: its
+    the file leaves it open. ``colors``, ``mean``, ``std``, ``resize``: as :class:`lowbit.data.letterbox.InputSpec` says;
+    without a ``resize``, as the head's family does. ``head``: its
     kind, or a table of its kind and that kind's options, where the outputs leave them open. ``strides``: of its levels. ``classes``: the data set's category id of every
     class index, -1 for a class that the data set does not have; by default the categories in the order of their ids.
     """
@@ -78,9 +80,16 @@ class Declared(_Table):
     colors: Literal["rgb", "bgr"] = "rgb"
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     std: tuple[float, float, float] = (255.0, 255.0, 255.0)
+    resize: Resize | None = None
     head: DeclaredHead = DeclaredHead()
     strides: tuple[int, ...] = STRIDES
     classes: tuple[int, ...] | None = None
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """What is declared of the input, as fields of :class:`lowbit.data.letterbox.InputSpec`."""
+        resize = {"resize": self.resize} if self.resize else {}
+        return {"colors": self.colors, "mean": self.mean, "std": self.std, **resize}
 
     @property
     def hints(self) -> Hints:

@@ -81,6 +81,6 @@ class Detector:
             return
         import onnx
 
-        model = graph.fixed(self.onnx, graph.load(self.onnx), self.input.size)
+        model = graph.fixed(self.onnx, graph.load(self.onnx), self.input.sides)
         heads.stamp(model, self.head)
         onnx.save(model, str(path))

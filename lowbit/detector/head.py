@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from lowbit import graph
 from lowbit.data.detections import Detections
+from lowbit.data.letterbox import Resize
 from lowbit.errors import InputError
 
 if TYPE_CHECKING:
@@ -58,9 +59,9 @@ class Interface:
         if len(given) != 1:
             raise InputError(f"{path}: has {len(given)} inputs; one, the image, is supported.")
         shape = graph.shape_of(given[0])
-        if len(shape) != 4 or shape[:2] != (1, 3) or shape[2] != shape[3] or not 32 <= shape[2] <= MAX_SIZE:
+        if len(shape) != 4 or shape[:2] != (1, 3) or not all(32 <= side <= MAX_SIZE for side in shape[2:]):
             raise InputError(
-                f"{path}: input {shape} is not 1 x 3 x size x size with a fixed size of 32 to {MAX_SIZE}. Export it so."
+                f"{path}: input {shape} is not 1 x 3 x height x width with fixed sides of 32 to {MAX_SIZE}. Export it so."
             )
         task = metadata(model).get("task", "detect")
         if task != "detect":
@@ -111,6 +112,8 @@ class Head(ABC):
     kind: ClassVar[str]
     # What a file must give, for messages.
     form: ClassVar[str]
+    # How its family puts an image into the input, unless it is declared otherwise.
+    resize: ClassVar[Resize] = "letterbox"
     # What may be declared of it in lowbit.toml, and the values.
     options: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 

@@ -181,14 +181,15 @@ def _of_file(name: str, declared: Declared, *, trust: bool) -> Detector:
         "trust": trust,
     }
     if path.suffix == ".onnx":
-        model = graph.fixed(path, graph.load(path), declared.size)
+        model = graph.fixed(path, graph.load(path), (declared.size, declared.size) if declared.size else None)
         head = heads.recognise(path, model, declared.hints)
-        spec = InputSpec(head.sides[0], declared.colors, declared.mean, declared.std)
+        spec = InputSpec(*head.sides, **{"resize": head.resize, **declared.preprocessing})
         return Detector(name=name, input=spec, head=head, architecture=None, weights=None, onnx=path, **data)
     spec = InputSpec(declared.size or DEFAULT_SIZE)
-    if (spec.colors, spec.mean, spec.std) != (declared.colors, declared.mean, declared.std):
+    if spec != replace(spec, **declared.preprocessing):
         raise InputError(
-            f"{path}: Ultralytics' checkpoints take RGB in [0, 1]; colors, mean and std are for ONNX files."
+            f"{path}: Ultralytics' checkpoints take RGB in [0, 1] in a letterbox; colors, mean, std and resize are for "
+            "ONNX files."
         )
     architecture, head = checkpoint.architecture_of(
         path, declared.architecture, spec.size, declared.strides, trust=trust
@@ -205,7 +206,7 @@ def rebuild(source: Path, identity: Mapping[str, Any], *, trust: bool) -> Detect
     head, architecture = heads.of_json(identity["head"]), identity["architecture"]
     return Detector(
         name=source.stem,
-        input=InputSpec(head.sides[0]),
+        input=InputSpec(*head.sides),
         head=head,
         architecture=architecture,
         weights=source if architecture and "seed" not in identity else None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lowbit.errors import InputError
-from lowbit.graph.nodes import inputs
+from lowbit.graph.nodes import inputs, shape_of
 from lowbit.runtime import plain_session
 
 if TYPE_CHECKING:
@@ -68,34 +69,38 @@ def embed(path: Path) -> None:
             file.unlink()
 
 
-def fixed(path: Path, model: onnx.ModelProto, size: int | None = None) -> onnx.ModelProto:
+def fixed(path: Path, model: onnx.ModelProto, sides: tuple[int, int] | None = None) -> onnx.ModelProto:
     """A detector's graph with one image of a fixed size as its input: itself if it is so already.
 
-    A dynamic batch becomes 1 and dynamic sides become ``size``; what follows from them is folded (onnxslim).
+    A dynamic batch becomes 1. Dynamic sides become ``sides``, height and width in pixels, or what Ultralytics' metadata
+    say (``imgsz``). What follows from them is folded (onnxslim).
 
-    Raises :class:`InputError` for sides that are dynamic without a ``size``, or fixed at another one.
+    Raises :class:`InputError` for sides that are dynamic and not given, or fixed at others than asked for.
     """
     given = inputs(model)
-    dims = list(given[0].type.tensor_type.shape.dim) if len(given) == 1 else []
-    if len(dims) != 4:
+    shape = shape_of(given[0]) if len(given) == 1 else ()
+    if len(shape) != 4:
         return model  # the recognition of its head says what is wrong with it
-    sides = {dim.dim_value for dim in dims[2:]}
-    if size is not None and sides - {0, size}:
-        raise InputError(f"{path}: its input is {sides} pixels wide or high, and {size} was asked for. Say its own.")
-    if dims[0].dim_value == 1 and 0 not in sides:
+    if sides and any(own not in (0, asked) for own, asked in zip(shape[2:], sides, strict=True)):
+        raise InputError(
+            f"{path}: its input is {shape[2]} x {shape[3]} pixels (height x width), and {sides[0]} x {sides[1]} was asked "
+            "for. Say its own."
+        )
+    if shape[0] == 1 and 0 not in shape[2:]:
         return model
-    if 0 in sides and size is None and sides == {0}:
+    wanted = sides or _exported_at(path, model)
+    if 0 in shape[2:] and wanted is None:
         raise InputError(
             f"{path}: its input has dynamic sides. Say which size is deployed, for example --image-size 640."
         )
     import onnx
     import onnxslim
 
-    side = size or max(sides)
+    height, width = (own or (wanted or (0, 0))[axis] for axis, own in enumerate(shape[2:]))
     copied = onnx.ModelProto()
     copied.CopyFrom(model)
     given = inputs(copied)
-    for dim, value in zip(given[0].type.tensor_type.shape.dim, (dims[0].dim_value or 1, 3, side, side), strict=True):
+    for dim, value in zip(given[0].type.tensor_type.shape.dim, (shape[0] or 1, 3, height, width), strict=True):
         dim.Clear()
         dim.dim_value = value
     for output in copied.graph.output:  # names of dimensions that are fixed now
@@ -106,6 +111,18 @@ def fixed(path: Path, model: onnx.ModelProto, size: int | None = None) -> onnx.M
     return slim
 
 
+def _exported_at(path: Path, model: onnx.ModelProto) -> tuple[int, int] | None:
+    """Height and width that Ultralytics' metadata say it was exported at; None where they say nothing."""
+    text = next((entry.value for entry in model.metadata_props if entry.key == "imgsz"), None)
+    if text is None:
+        return None
+    try:
+        height, width = json.loads(text)
+        return int(height), int(width)
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{path}: metadata 'imgsz' is {text[:80]!r}, not [height, width]. Export it again.") from error
+
+
 def _settle_outputs(path: Path, model: onnx.ModelProto) -> None:
     """Write the outputs' shapes, by running the graph once: shape inference loses them behind TopK and NMS."""
     try:
@@ -114,7 +131,7 @@ def _settle_outputs(path: Path, model: onnx.ModelProto) -> None:
         found = session.run(None, {session.get_inputs()[0].name: np.zeros(dims, np.float32)})
     except Exception as error:  # ORT's exceptions have no common base of their own
         raise InputError(
-            f"{path}: does not run on one picture of this size ({str(error)[:200]}). Export it with fixed dimensions."
+            f"{path}: does not run on one image of this size ({str(error)[:200]}). Export it with fixed dimensions."
         ) from error
     for value, array in zip(model.graph.output, found, strict=True):
         del value.type.tensor_type.shape.dim[:]

@@ -49,7 +49,7 @@ class BuildRequest:
             "tool": self.tool,
             "settings": self.settings,
             "source": self.identity,
-            "size": self.input.size,
+            "size": self.input.sides,
             "calibration": self.calibration_digest,
             **({"training": self.training_digest} if self.training else {}),
             **({"start": self.start.manifest["key"]} if self.start else {}),

@@ -231,7 +231,7 @@ def dynamic(tmp_path: Path, dims: tuple[int | str, ...]) -> onnx.ModelProto:
 )
 def test_dynamic_inputs_are_fixed(tmp_path: Path, dims: tuple[int | str, ...], size: int | None) -> None:
     original = dynamic(tmp_path, dims)
-    model = graph.fixed(Path("m.onnx"), original, size)
+    model = graph.fixed(Path("m.onnx"), original, size and (size, size))
     head = heads.recognise(Path("m.onnx"), model)
     assert (head.kind, head.sides, head.classes) == ("raw", (64, 64), 2)
     picture = np.random.default_rng(0).random((1, 3, 64, 64), np.float32)
@@ -247,14 +247,14 @@ def test_dynamic_inputs_are_fixed(tmp_path: Path, dims: tuple[int | str, ...], s
 def test_a_fixed_input_is_left_alone(tmp_path: Path) -> None:
     model = toy(tmp_path)
     assert graph.fixed(Path("m.onnx"), model) is model
-    assert graph.fixed(Path("m.onnx"), model, 64) is model
+    assert graph.fixed(Path("m.onnx"), model, (64, 64)) is model
 
 
 def test_sizes_that_do_not_fit_the_file(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"m\.onnx: its input has dynamic sides.*--image-size 640"):
         graph.fixed(Path("m.onnx"), dynamic(tmp_path, ("n", 3, "h", "w")))
     with pytest.raises(InputError, match=r"m\.onnx: .* 96 was asked for"):
-        graph.fixed(Path("m.onnx"), toy(tmp_path), 96)
+        graph.fixed(Path("m.onnx"), toy(tmp_path), (96, 96))
 
 
 def test_a_weight_behind_a_clip_and_overridable_initializers() -> None:

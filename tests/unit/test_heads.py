@@ -31,9 +31,9 @@ OBJECTNESS = Objectness((64, 64), 3)
 SHAPES = {RAW: (1, 67, 84), DECODED: (1, 7, 84), END2END: (1, 300, 6), OBJECTNESS: (1, 252, 8)}
 
 
-def brute_force_box(column: np.ndarray, anchor: int) -> list[float]:
+def brute_force_box(column: np.ndarray, anchor: int, height: int = 64, width: int = 64) -> list[float]:
     """A raw column's box by the definition: cell by cell, bin by bin."""
-    cells = [(s, x, y) for s in (8, 16, 32) for y in range(64 // s) for x in range(64 // s)]
+    cells = [(s, x, y) for s in (8, 16, 32) for y in range(height // s) for x in range(width // s)]
     stride, x, y = cells[anchor]
     distances = []
     for side in range(4):
@@ -55,6 +55,23 @@ def test_dfl_equals_brute_force(anchor: int) -> None:
     assert found.classes.tolist() == [1]
     assert found.scores[0] == pytest.approx(1 / (1 + math.exp(-2.0)))
     assert found.boxes[0] == pytest.approx(brute_force_box(output[0, :64, anchor], anchor), abs=1e-3)
+
+
+@pytest.mark.parametrize("anchor", [0, 11, 95, 96, 120, 125])
+def test_rectangular_inputs_have_rows_of_other_length(anchor: int) -> None:
+    head = heads.recognise(Path("m.onnx"), rectangular())
+    assert head == Raw((64, 96), 3)
+    output = np.random.default_rng(anchor).normal(0, 2, (1, 67, 126)).astype(np.float32)
+    output[0, 64:] = -20
+    output[0, 65, anchor] = 2.0
+    assert head.decode([output]).boxes[0] == pytest.approx(
+        brute_force_box(output[0, :64, anchor], anchor, 64, 96), abs=1e-3
+    )
+
+
+def rectangular() -> onnx.ModelProto:
+    nodes = [node("Relu", ["images"], "output0", "r")]
+    return make_model(nodes, [], shape_in=(1, 3, 64, 96), shape_out=(1, 67, 126))
 
 
 def test_decoded_heads_hold_centres_and_scores() -> None:
@@ -182,12 +199,10 @@ def test_declared_heads_are_believed_where_the_shape_leaves_it_open() -> None:
     assert head.classes == 82
 
 
-@pytest.mark.parametrize(
-    "shape", [("batch", 3, 64, 64), (1, 3, "h", "w"), (1, 1, 64, 64), (2, 3, 64, 64), (1, 3, 64, 96), (1, 3, 64)]
-)
+@pytest.mark.parametrize("shape", [("batch", 3, 64, 64), (1, 3, "h", "w"), (1, 1, 64, 64), (2, 3, 64, 64), (1, 3, 64)])
 def test_input_that_does_not_fit(shape: tuple[int | str, ...]) -> None:
     model = make_model([node("Relu", ["images"], "output0", "r")], [], shape_in=shape)
-    with pytest.raises(InputError, match=r"m\.onnx: input .* is not 1 x 3 x size x size"):
+    with pytest.raises(InputError, match=r"m\.onnx: input .* is not 1 x 3 x height x width"):
         heads.recognise(Path("m.onnx"), model)
 
 
