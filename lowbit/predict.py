@@ -40,7 +40,7 @@ def predict(
     turn = threading.Lock() if in_turns else nullcontext()
 
     def one(image: ImageRecord) -> Detections:
-        tensor, place = preprocess(image.path, spec)
+        tensor, place = preprocess(image.path, spec, as_stored=image.as_stored)
         with turn:
             outputs = session.run(None, {name: tensor})
         seen = head.decode(outputs)

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from lowbit import files, host, old_results
 from lowbit.errors import InputError
 
-SCHEMA = 3
+SCHEMA = 4
 
 
 class Status(StrEnum):
@@ -134,7 +134,8 @@ class EngineRecord(_Model):
 class Entry(_Model):
     """One scheme on one detector and one provider. mAP and drop are fractions (0.5 points is 0.005).
 
-    ``host``: the machine that accuracy was measured on, by :func:`lowbit.host.name`; that of a timing is ``latency.host``.
+    ``dataset_classes``: the data set's category id of every class index, -1 for one that it does not have. ``host``: the
+    machine that accuracy was measured on, by :func:`lowbit.host.name`; that of a timing is ``latency.host``.
     ``layer_sqnr``: the raw head's SQNR in dB with one convolution alone quantized, where the scheme measured it.
     """
 
@@ -145,6 +146,7 @@ class Entry(_Model):
     dataset: str | None = None
     dataset_file: str | None = None
     dataset_digest: str | None = None
+    dataset_classes: tuple[int, ...] | None = None
     images: int | None = None
     status: Status = Status.PASSED
     reason: str | None = None

@@ -44,6 +44,7 @@ def test_map_drop(
         dataset=dataset.name,
         dataset_file=str(dataset.annotations),
         dataset_digest=dataset.digest,
+        dataset_classes=dataset.category_ids,
         images=len(dataset.images),
         **describe_runtime(case, workbench, evidence.parity),
         threshold=limits["map"],

@@ -1,33 +1,121 @@
-"""Image files: decoding, sizes, completeness, hashes."""
+"""Image files: headers, EXIF orientation, decoding, completeness, hashes."""
 
 from __future__ import annotations
 
 import hashlib
+import io
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
 
 from lowbit.errors import InputError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
-# A decoder must not be talked into allocating gigabytes by a few bytes of header.
-MAX_PIXELS = 100_000_000
+# What Ultralytics takes for an image in a folder, so that both see the same images there; one that OpenCV cannot decode
+# is refused when it is read.
+SUFFIXES = (
+    ".avif",
+    ".bmp",
+    ".dng",
+    ".heic",
+    ".heif",
+    ".jp2",
+    ".jpeg",
+    ".jpg",
+    ".mpo",
+    ".png",
+    ".tif",
+    ".tiff",
+    ".webp",
+)
+# A decoder must not be talked into allocating gigabytes by a few bytes of header. Pillow's own limit.
+MAX_PIXELS = 89_478_485
+_ORIENTATION_TAG = 274
 
 
-def read_image(path: Path) -> NDArray[np.uint8]:
-    """Decode an image to uint8 [height, width, 3], BGR, EXIF orientation ignored as COCO's boxes do.
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What an image file says before it is decoded.
 
-    Raises :class:`InputError` if the file is missing, truncated, not an image or absurdly large.
+    ``width`` and ``height``: pixels as they are stored. ``orientation``: EXIF's, 1 to 8; 1 is displayed as stored, 2 to 4
+    are mirrored or upside down, 5 to 8 have width and height exchanged.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}). Check the path and its permissions.") from error
+
+    width: int
+    height: int
+    orientation: int
+
+    @property
+    def stored(self) -> tuple[int, int]:
+        """Width and height of what the file holds."""
+        return self.width, self.height
+
+    @property
+    def displayed(self) -> tuple[int, int]:
+        """Width and height of what a viewer shows."""
+        return (self.height, self.width) if self.orientation >= 5 else (self.width, self.height)
+
+
+def read_header(path: Path) -> Header:
+    """An image file's size and orientation; decodes nothing where Pillow knows the format.
+
+    Raises :class:`InputError` as :func:`read_image` does.
+    """
+    data = _bytes_of(path)
     check_complete(path, data)
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    return _header(path, data)
+
+
+def read_image(path: Path, *, as_stored: bool = False) -> NDArray[np.uint8]:
+    """Decode an image to uint8 [height, width, 3], BGR, as a viewer displays it: its EXIF orientation is applied.
+
+    ``as_stored``: leave the orientation, for boxes that were drawn without it. Raises :class:`InputError` if the file is
+    missing, truncated, not an image or absurdly large.
+    """
+    data = _bytes_of(path)
+    check_complete(path, data)
+    stored = _decode(path, data, cv2.IMREAD_COLOR)
+    return stored if as_stored else upright(stored, _header(path, data).orientation)
+
+
+def upright(stored: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+    """Stored pixels [height, width, ...] as EXIF ``orientation`` displays them (CIPA DC-008, tag 274)."""
+    if orientation >= 5:
+        stored = stored.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        stored = stored[::-1]
+    if orientation in (2, 3, 6, 7):
+        stored = stored[:, ::-1]
+    return np.ascontiguousarray(stored)
+
+
+def upright_boxes(boxes: NDArray[np.float32], header: Header) -> NDArray[np.float32]:
+    """Boxes x1 y1 x2 y2, float [n, 4], from the stored pixels of an image to those that are displayed."""
+    x1, y1, x2, y2 = boxes.T
+    width, height = header.stored
+    if header.orientation >= 5:
+        x1, y1, x2, y2, width, height = y1, x1, y2, x2, height, width
+    if header.orientation in (3, 4, 7, 8):
+        y1, y2 = height - y2, height - y1
+    if header.orientation in (2, 3, 6, 7):
+        x1, x2 = width - x2, width - x1
+    return np.stack([x1, y1, x2, y2], 1).astype(np.float32)
+
+
+def _bytes_of(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}). Mend the list or the file.") from error
+
+
+def _decode(path: Path, data: bytes, flags: int) -> NDArray[np.uint8]:
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)
     if image is None:
         raise InputError(f"{path}: is no image that OpenCV can decode. Replace the file or take it out of the list.")
     return np.asarray(image, np.uint8)
@@ -46,54 +134,53 @@ def check_complete(path: Path, data: bytes) -> None:
     )
     if truncated:
         raise InputError(f"{path}: the image is truncated (no end marker). Fetch the file again.")
-    width, height = _header_size(data)
-    if width * height > MAX_PIXELS:
-        raise InputError(f"{path}: {width} x {height} pixels is over the limit of {MAX_PIXELS}. Scale it down first.")
+    header = _header(path, data)
+    if header.width * header.height > MAX_PIXELS:
+        raise InputError(
+            f"{path}: {header.width} x {header.height} pixels is over the limit of {MAX_PIXELS}. Scale it down first."
+        )
 
 
-def _header_size(data: bytes) -> tuple[int, int]:
-    """Width and height from a PNG's or JPEG's header, (0, 0) where there is none; decodes nothing."""
-    if data[:8] == b"\x89PNG\r\n\x1a\n" and len(data) >= 24:
-        return int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
-    if data[:2] == b"\xff\xd8":
-        at = 2
-        while at + 9 <= len(data) and data[at] == 0xFF:
-            marker = data[at + 1]
-            if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-                return int.from_bytes(data[at + 7 : at + 9], "big"), int.from_bytes(data[at + 5 : at + 7], "big")
-            at += 1 if marker == 0xFF else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-    return 0, 0
-
-
-def image_size(path: Path) -> tuple[int, int]:
-    """An image's width and height in pixels, from its header where OpenCV need not decode it.
-
-    Raises :class:`InputError` as :func:`read_image` does.
-    """
+def _header(path: Path, data: bytes) -> Header:
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}). Check the path and its permissions.") from error
-    check_complete(path, data)
-    width, height = _header_size(data)
-    if not width or not height:
-        height, width = read_image(path).shape[:2]
-    return width, height
+        image = Image.open(io.BytesIO(data))
+    except (
+        Image.DecompressionBombError,
+        Image.DecompressionBombWarning,
+    ) as error:  # a warning that is an error to some
+        raise InputError(f"{path}: is over the limit of {MAX_PIXELS} pixels ({error}). Scale it down first.") from error
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError):
+        height, width = _decode(path, data, cv2.IMREAD_COLOR).shape[:2]
+        return Header(width, height, 1)
+    with image:
+        # OpenCV and Pillow both turn this format while decoding and give the displayed size.
+        orientation = 1 if image.format == "TIFF" else _orientation(image)
+        return Header(*image.size, orientation)
 
 
-def hash_images(paths: list[Path]) -> dict[str, Path]:
-    """Hash every file and refuse the unreadable ones; two threads hide the disk's latency."""
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 where there is none or it makes no sense."""
+    # Not Image.getexif(), which also takes an orientation from XMP: neither OpenCV nor browsers do.
+    exif = Image.Exif()
+    try:
+        exif.load(image.info.get("exif", b""))
+        value = exif.get(_ORIENTATION_TAG)
+    except (OSError, ValueError, SyntaxError, KeyError, TypeError, IndexError, Warning):
+        value = None
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def hash_images(paths: Sequence[Path]) -> tuple[str, ...]:
+    """SHA-256 of every file's bytes, in order. Raises :class:`InputError` for files that are missing or incomplete."""
 
     def one(path: Path) -> str:
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read ({error.strerror}). Mend the list or the file.") from error
+        data = _bytes_of(path)
         check_complete(path, data)
         return hashlib.sha256(data).hexdigest()
 
+    # Two threads hide the disk's latency.
     with ThreadPoolExecutor(2) as pool:
-        return dict(zip(pool.map(one, paths), paths, strict=True))
+        return tuple(pool.map(one, paths))
 
 
 def is_file(path: Path) -> bool:

@@ -72,7 +72,7 @@ class InputSpec:
         """Enters the key of every artifact: calibration data made by another preprocessing are other data."""
         plain = self.mean == (0, 0, 0) and self.std == (255, 255, 255)
         scaling = "unit" if plain else f"{self.mean}-{self.std}"
-        return f"{self.resize}-{PAD_VALUE}-bilinear-{self.colors}-{scaling}/1"
+        return f"{self.resize}-{PAD_VALUE}-bilinear-{self.colors}-{scaling}/2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,10 +139,11 @@ def to_tensor(canvas: NDArray[np.uint8], spec: InputSpec) -> NDArray[np.float32]
     return tensor
 
 
-def preprocess(path: Path, spec: InputSpec) -> tuple[NDArray[np.float32], Letterbox]:
+def preprocess(path: Path, spec: InputSpec, *, as_stored: bool = False) -> tuple[NDArray[np.float32], Letterbox]:
     """A file to the network's input, float32 [1, 3, height, width], and the placement that maps its boxes back.
 
-    Raises :class:`InputError` as :func:`read_image` does.
+    The file's EXIF orientation is applied, or left with ``as_stored``. Raises :class:`InputError` as :func:`read_image`
+    does.
     """
-    canvas, place = letterbox(read_image(path), spec)
+    canvas, place = letterbox(read_image(path, as_stored=as_stored), spec)
     return to_tensor(canvas, spec), place

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,20 +18,21 @@ from lowbit.errors import InputError
 
 @dataclass(frozen=True)
 class CalibrationSet:
-    """An ordered list of images for calibration, and the list file that named them."""
+    """An ordered list of images for calibration, and the list file that named them. They are read as displayed: with
+    their EXIF orientation."""
 
     source: Path
     paths: tuple[Path, ...]
 
     @cached_property
-    def image_hashes(self) -> dict[str, Path]:
-        """SHA-256 of every image's bytes, to its path."""
-        return hash_images(list(self.paths))
+    def image_hashes(self) -> tuple[str, ...]:
+        """SHA-256 of every image's bytes, in order."""
+        return hash_images(self.paths)
 
     @cached_property
     def digest(self) -> str:
         """One hash over all images' bytes, in order: what calibration depends on, wherever the files lie."""
-        return files.digest(list(self.image_hashes))
+        return files.digest(self.image_hashes)
 
     def first(self, count: int) -> CalibrationSet:
         """The first ``count`` images."""
@@ -43,13 +44,14 @@ class CalibrationSet:
             yield preprocess(path, spec)[0]
 
 
-def load_calibration(path: Path) -> CalibrationSet:
-    """Read a calibration list: one image a line, relative to the list's folder; blank lines and # comments pass.
+def load_calibration(path: Path, roots: Sequence[Path] = ()) -> CalibrationSet:
+    """Read a calibration list: one image a line, relative to the list's folder, or to one of ``roots`` where it is not
+    there; blank lines and # comments pass.
 
     Raises :class:`InputError` for a missing, unreadable or empty list and for images that are not there.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError as error:
         raise InputError(
             f"{path}: no such calibration list. Write one image's path a line and check --calibration."
@@ -59,7 +61,8 @@ def load_calibration(path: Path) -> CalibrationSet:
     names = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
     if not names:
         raise InputError(f"{path}: the calibration list is empty. List 50 to 500 images like those of deployment.")
-    paths = tuple(path.parent / name for name in names)
+    folders = (path.parent, *roots)
+    paths = tuple(next((f / name for f in folders if is_file(f / name)), path.parent / name) for name in names)
     missing = [str(p) for p in paths if not is_file(p)]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
@@ -69,13 +72,14 @@ def load_calibration(path: Path) -> CalibrationSet:
     return CalibrationSet(path, paths)
 
 
-def images_in(path: Path, place: Path) -> list[Path]:
-    """The images of a folder and those below it, or of a list; ``path`` is who named it."""
+def images_in(path: Path, place: Path, roots: Sequence[Path] = ()) -> list[Path]:
+    """The images of a folder and those below it, or of a list (``roots`` as :func:`load_calibration` has them); ``path``
+    is who named it."""
     if place.is_dir():
         found = sorted(file for file in place.rglob("*") if file.suffix.lower() in SUFFIXES)
         if not found:
             raise InputError(f"{place}: has no images, and {path} names it.")
         return found
     if place.suffix == ".txt" and is_file(place):
-        return list(load_calibration(place).paths)
+        return list(load_calibration(place, roots).paths)
     raise InputError(f"{place}: is neither a folder nor a list of images (.txt), and {path} names it.")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lowbit.data.coco import load_coco
 from lowbit.data.dataset import Dataset, ImageRecord
-from lowbit.data.images import image_size
+from lowbit.data.images import read_header
 from lowbit.data.lists import CalibrationSet, images_in, load_calibration
 from lowbit.data.yolo import load_yolo
 from lowbit.errors import InputError
@@ -34,7 +34,7 @@ def load_unlabelled(path: Path, classes: int) -> Dataset:
         names = named.category_names if len(named.category_names) == classes else ()
     else:
         paths, names = images_in(Path("--dataset"), path), ()
-    images = tuple(ImageRecord(number, file, *image_size(file)) for number, file in enumerate(paths, 1))
+    images = tuple(ImageRecord(number, file, *read_header(file).displayed) for number, file in enumerate(paths, 1))
     names = names or tuple(f"class {index}" for index in range(classes))
     coco = {
         "images": [{"id": i.id, "file_name": str(i.path), "width": i.width, "height": i.height} for i in images],

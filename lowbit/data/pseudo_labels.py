@@ -38,9 +38,14 @@ def labelled_by(dataset: Dataset, detections: Mapping[int, Detections], confiden
             f"{dataset.annotations}: the float detector is confident ({confidence}) of nothing on its {len(dataset.images)} "
             "images. Are input size, colours and scaling right, and are the images of its world?"
         )
-    images = [entry | {"file_name": str(Path(entry["file_name"]).resolve())} for entry in dataset.coco["images"]]
+    images = [
+        {"id": image.id, "file_name": str(image.path.resolve()), "width": image.width, "height": image.height}
+        for image in dataset.images
+    ]
     coco = {**dataset.coco, "images": images, "annotations": annotations}
-    path = folder / f"instances_{dataset.name}-agreement-{files.digest(coco)[:12]}.json"
+    # Named by what it says, not by where the images lie.
+    content = files.digest([dataset.digest, annotations])
+    path = folder / f"instances_{dataset.name}-agreement-{content[:12]}.json"
     files.write_json(path, coco)
     return dataclasses.replace(load_coco(path), name=f"{dataset.name} (agreement with FP32)")
 

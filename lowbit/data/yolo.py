@@ -5,64 +5,93 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
-from lowbit.data.dataset import Dataset, ImageRecord, Json
-from lowbit.data.images import image_size, is_file
+from lowbit.data.dataset import Dataset, ImageRecord, Json, distinct_names
+from lowbit.data.images import is_file, read_header
 from lowbit.data.lists import images_in
 from lowbit.errors import InputError
 
+# A class, then the centre's x and y, width and height as fractions.
+_Row = tuple[int, float, float, float, float]
+
 
 def load_yolo(path: Path, split: str = "val") -> Dataset:
-    """Read Ultralytics' ``data.yaml``: ``path``, ``val`` (a folder or a list of images) and ``names``.
+    """Read Ultralytics' ``data.yaml``: ``path``, ``val`` (or ``validation``; a folder or a list of images) and ``names``
+    (or ``nc``, their number).
 
-    An image's labels are in the file with ``images`` in its folders replaced by ``labels`` and the suffix ``.txt``, a
-    line an object: class, then centre and extent, or a polygon whose box is taken, as fractions of the image. An image
-    without such a file has no objects (https://docs.ultralytics.com/datasets/detect/).
+    Places are found as Ultralytics finds them: below ``path``, which is relative to the file's folder or the working
+    directory; and without a leading ``../`` where they are not there, as Roboflow writes them beside the images. An
+    image's labels are in the file with ``images`` in its folders replaced by ``labels`` and the suffix ``.txt``, a line an
+    object: class, then centre and extent, or a polygon whose box is taken, as fractions of the image as displayed, with
+    its EXIF orientation. An image without such a file has no objects (https://docs.ultralytics.com/datasets/detect/).
+    Rows that repeat another are dropped, as Ultralytics does, and counted in the notes.
 
     Raises :class:`InputError` for a file that is missing or malformed, and images or labels that are.
     """
+    data = _read_yaml(path)
+    if split == "val" and "val" not in data:
+        data["val"] = data.get("validation")
+    if not data.get(split):
+        raise InputError(f"{path}: has no '{split}'. Ultralytics' data sets name a folder or a list of images there.")
+    names = _names(path, data)
+    roots = _roots(path, data)
+    given = data[split] if isinstance(data[split], list) else [data[split]]
+    found = sorted({file for entry in given for file in images_in(path, _place(roots, str(entry)), roots)})
+    records: list[ImageRecord] = []
+    objects: list[Json] = []
+    repeated = 0
+    for number, file in enumerate(found, 1):
+        width, height = read_header(file).displayed
+        records.append(ImageRecord(number, file, width, height))
+        rows, dropped = _labels(file, len(names))
+        repeated += dropped
+        objects += [_object(len(objects) + n, number, width, height, row) for n, row in enumerate(rows, 1)]
+    if not objects:
+        raise InputError(f"{path}: none of its {len(records)} images has labels. They lie in 'labels' beside 'images'.")
+    notes = (f"{path}: {repeated} label rows were dropped, which repeat another of their image.",) if repeated else ()
+    return Dataset(
+        name=f"{path.absolute().parent.name if path.stem == 'data' else path.stem}-{split}",
+        annotations=path,
+        images=tuple(records),
+        category_ids=tuple(names),
+        category_names=tuple(names.values()),
+        coco={
+            "images": [{"id": i.id, "file_name": str(i.path), "width": i.width, "height": i.height} for i in records],
+            "annotations": objects,
+            "categories": [{"id": index, "name": name} for index, name in names.items()],
+        },
+        notes=notes,
+    )
+
+
+def _read_yaml(path: Path) -> Json:
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}). Check --dataset.") from error
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"{path}: is not YAML ({str(error).splitlines()[0]}).") from error
-    if not isinstance(data, dict) or not data.get(split) or not isinstance(data.get("names"), list | dict):
-        raise InputError(f"{path}: has no '{split}' or no 'names'. Ultralytics' data sets name both.")
-    listed = data["names"].items() if isinstance(data["names"], dict) else enumerate(data["names"])
+    if not isinstance(data, dict):
+        raise InputError(f"{path}: is no table. Ultralytics' data sets have 'val' and 'names'.")
+    return data
+
+
+def _names(path: Path, data: Json) -> dict[int, str]:
+    """Distinct class names by index."""
+    given, count = data.get("names"), data.get("nc")
+    if given is None and isinstance(count, int) and count > 0:
+        given = [f"class_{index}" for index in range(count)]
+    if not isinstance(given, list | dict) or not given:
+        raise InputError(f"{path}: has no 'names'. Ultralytics' data sets list the classes there.")
+    if isinstance(count, int) and count != len(given):
+        raise InputError(f"{path}: 'names' has {len(given)} classes and 'nc' says {count}. Mend one of them.")
+    listed = given.items() if isinstance(given, dict) else enumerate(given)
     names = {_class_index(path, index): str(name) for index, name in listed}
     if set(names) != set(range(len(names))):
         raise InputError(f"{path}: 'names' has the indices {sorted(names)}; they must count from 0 without gaps.")
-    base = (path.parent / str(data.get("path") or ".")).resolve()
-    given = data[split] if isinstance(data[split], list) else [data[split]]
-    found = [file for entry in given for file in images_in(path, base / str(entry))]
-    images: list[Json] = []
-    annotations: list[Json] = []
-    for number, file in enumerate(sorted(set(found)), 1):
-        width, height = image_size(file)
-        images.append({"id": number, "file_name": str(file), "width": width, "height": height})
-        for label, x, y, w, h in _yolo_labels(file, len(names)):
-            box = [(x - w / 2) * width, (y - h / 2) * height, w * width, h * height]
-            annotations.append(
-                {"id": len(annotations) + 1, "image_id": number, "category_id": label, "bbox": box}
-                | {"area": box[2] * box[3], "iscrowd": 0}
-            )
-    if not annotations:
-        raise InputError(f"{path}: none of its {len(images)} images has labels. They lie in 'labels' beside 'images'.")
-    coco = {
-        "images": images,
-        "annotations": annotations,
-        "categories": [{"id": index, "name": names[index]} for index in sorted(names)],
-    }
-    return Dataset(
-        name=f"{path.parent.name if path.stem == 'data' else path.stem}-{split}",
-        annotations=path,
-        images=tuple(ImageRecord(i["id"], Path(i["file_name"]), i["width"], i["height"]) for i in images),
-        category_ids=tuple(sorted(names)),
-        category_names=tuple(names[index] for index in sorted(names)),
-        coco=coco,
-    )
+    return distinct_names(sorted(names.items()))
 
 
 def _class_index(path: Path, value: Any) -> int:
@@ -72,30 +101,63 @@ def _class_index(path: Path, value: Any) -> int:
         raise InputError(f"{path}: 'names' has the index {value!r}; whole numbers are needed.") from error
 
 
-def _yolo_labels(image: Path, classes: int) -> list[tuple[int, float, float, float, float]]:
-    """An image's objects: class, centre x and y, width and height as fractions."""
+def _roots(path: Path, data: Json) -> tuple[Path, ...]:
+    """The folders that 'val' may be relative to, the likeliest first."""
+    below = data.get("path")
+    bases = (path.parent, Path.cwd()) if below else (path.parent,)
+    return tuple((base / str(below or ".")).resolve() for base in bases)
+
+
+def _place(roots: tuple[Path, ...], entry: str) -> Path:
+    """Where an entry of ``val`` lies; where it should lie, if it is nowhere."""
+    names = (entry, entry.removeprefix("../"))
+    places = [(root / name).resolve() for root in roots for name in names]
+    return next((place for place in places if place.exists()), places[0])
+
+
+def _object(number: int, image: int, width: int, height: int, row: _Row) -> Json:
+    label, x, y, w, h = row
+    box = [(x - w / 2) * width, (y - h / 2) * height, w * width, h * height]
+    entry = {"id": number, "image_id": image, "category_id": label, "bbox": box}
+    return entry | {"area": box[2] * box[3], "iscrowd": 0}
+
+
+def _labels(image: Path, classes: int) -> tuple[list[_Row], int]:
+    """An image's objects, and how many rows were left out because they repeat another."""
     parts = list(image.parts)
     folders = [index for index, part in enumerate(parts[:-1]) if part == "images"]
     if folders:
         parts[folders[-1]] = "labels"
     file = Path(*parts).with_suffix(".txt")
     if not is_file(file):
-        return []
-    found = []
-    for number, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            label, *values = (float(value) for value in line.split())
-        except ValueError as error:
-            raise InputError(f"{file}: line {number}, {line[:60]!r}, is not numbers.") from error
-        good = len(values) == 4 or (len(values) >= 6 and len(values) % 2 == 0)
-        if not good or not 0 <= label < classes or label % 1 or not all(-0.01 <= value <= 1.01 for value in values):
-            raise InputError(
-                f"{file}: line {number}, {line[:60]!r}, is no class below {classes} with a box or polygon in fractions."
-            )
-        if len(values) > 4:
-            x, y = values[::2], values[1::2]
-            values = [(min(x) + max(x)) / 2, (min(y) + max(y)) / 2, max(x) - min(x), max(y) - min(y)]
-        found.append((int(label), values[0], values[1], values[2], values[3]))
-    return found
+        return [], 0
+    lines = file.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+    rows = [_row(file, number, line, classes) for number, line in enumerate(lines, 1) if line.strip()]
+    # In Ultralytics' precision, and polygons by all their corners: two may share a box.
+    first: dict[bytes, list[float]] = {}
+    for row in rows:
+        first.setdefault(np.array(row, np.float32).tobytes(), row)
+    return [_box(row) for row in first.values()], len(rows) - len(first)
+
+
+def _row(file: Path, number: int, line: str, classes: int) -> list[float]:
+    """A class and the fractions of a box or polygon. Raises :class:`InputError`."""
+    try:
+        row = [float(value) for value in line.split()]
+    except ValueError as error:
+        raise InputError(f"{file}: line {number}, {line[:60]!r}, is not numbers.") from error
+    label, values = row[0], row[1:]
+    good = len(values) == 4 or (len(values) >= 6 and len(values) % 2 == 0)
+    if not good or not 0 <= label < classes or label % 1 or not all(-0.01 <= value <= 1.01 for value in values):
+        raise InputError(
+            f"{file}: line {number}, {line[:60]!r}, is no class below {classes} with a box or polygon in fractions."
+        )
+    return row
+
+
+def _box(row: list[float]) -> _Row:
+    label, values = int(row[0]), row[1:]
+    if len(values) == 4:
+        return label, values[0], values[1], values[2], values[3]
+    x, y = values[::2], values[1::2]
+    return label, (min(x) + max(x)) / 2, (min(y) + max(y)) / 2, max(x) - min(x), max(y) - min(y)

@@ -68,6 +68,7 @@ class Declared(_Table):
     without a ``resize``, as the head's family does. ``head``: its
     kind, or a table of its kind and that kind's options, where the outputs leave them open. ``strides``: of its levels. ``classes``: the data set's category id of every
     class index, -1 for a class that the data set does not have; by default the categories in the order of their ids.
+    ``allow_similar``: take calibration images that look like evaluation images, as frames of one fixed camera do.
     """
 
     model: _Path
@@ -84,6 +85,7 @@ class Declared(_Table):
     head: DeclaredHead = DeclaredHead()
     strides: tuple[int, ...] = STRIDES
     classes: tuple[int, ...] | None = None
+    allow_similar: bool = False
 
     @property
     def preprocessing(self) -> dict[str, Any]:
@@ -118,7 +120,7 @@ def load(folder: Path) -> Project:
     """Read ``lowbit.toml`` in a folder; an empty project where there is none. Raises :class:`InputError`."""
     path = folder / NAME
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         return Project()
     except (OSError, UnicodeDecodeError) as error:

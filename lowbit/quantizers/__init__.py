@@ -33,8 +33,8 @@ CROSSCHECK_TOOLS = frozenset({"nncf", "inc"})
 class Job:
     """What one build gets. ``source``: FP32 ONNX or checkpoint; ``output``: the ONNX file to write.
 
-    ``training``: pictures to recover accuracy on, ``training_labels``: the COCO file that labels them, if the settings
-    use labels. ``start``: the folder of the artifact that this one starts from, if the settings name one. ``unfinished``: a folder that outlives an interrupted
+    ``training``: pictures to recover accuracy on, ``training_labels``: the data set that labels them, if the settings
+    use labels, and ``training_classes``, its category of every class. ``start``: the folder of the artifact that this one starts from, if the settings name one. ``unfinished``: a folder that outlives an interrupted
     build, for what the next one can resume from.
     """
 
@@ -49,6 +49,7 @@ class Job:
     progress: Callable[[str], None]
     training: tuple[Path, ...] = ()
     training_labels: Path | None = None
+    training_classes: tuple[int, ...] = ()
     start: Path | None = None
 
 

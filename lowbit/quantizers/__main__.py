@@ -23,6 +23,7 @@ def build(request: dict[str, Any], folder: Path, progress: worker.Progress) -> d
         calibration=CalibrationSet(folder / worker.REQUEST, tuple(map(Path, request["calibration"]))),
         training=tuple(map(Path, request["training"])),
         training_labels=Path(request["training_labels"]) if request["training_labels"] else None,
+        training_classes=tuple(request["training_classes"]),
         start=Path(request["start"]) if request["start"] else None,
         output=folder / "model.onnx",
         unfinished=Path(request["unfinished"]),

@@ -21,8 +21,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from lowbit.data.load import load_data
 from lowbit.detector import registry
 from lowbit.detector.head import Head
@@ -113,7 +111,7 @@ def _recover(job: Job, teacher: Any, student: Any, head: Head) -> dict[str, Any]
             detect=functools.partial(layers.detections, head=head),
             folder=job.unfinished,
             progress=job.progress,
-            labels=_labels(job.training_labels) if job.training_labels else None,
+            labels=_labels(job.training_labels, job.training_classes) if job.training_labels else None,
             detection_loss=layers.DetectionLoss(student) if job.training_labels else None,
         )
     )
@@ -122,20 +120,9 @@ def _recover(job: Job, teacher: Any, student: Any, head: Head) -> dict[str, Any]
     return {"reach": reach, **report}
 
 
-def _labels(annotations: Path) -> dict[Path, Any]:
-    """The labelled objects of a data set, crowds left out, by picture."""
+def _labels(annotations: Path, category_ids: tuple[int, ...]) -> dict[Path, Any]:
+    """The labelled objects of a data set by image, as displayed; class index i is category ``category_ids[i]``."""
     from lowbit.qat.distillation import Labels
 
-    dataset = load_data(annotations)
-    index = {category: number for number, category in enumerate(dataset.category_ids)}
-    found: dict[int, list[dict[str, Any]]] = {}
-    for entry in dataset.coco["annotations"]:
-        if not entry["iscrowd"]:
-            found.setdefault(entry["image_id"], []).append(entry)
-    labels = {}
-    for image in dataset.images:
-        entries = found.get(image.id, [])
-        boxes = np.array([entry["bbox"] for entry in entries], np.float32).reshape(-1, 4)
-        boxes[:, 2:] += boxes[:, :2]
-        labels[image.path] = Labels(boxes, np.array([index[e["category_id"]] for e in entries], np.int64))
-    return labels
+    objects = load_data(annotations).with_classes(category_ids).objects_as_displayed()
+    return {path: Labels(boxes, classes) for path, (boxes, classes) in objects.items()}

@@ -121,13 +121,16 @@ def _interval(
 def _dataset(entry: Entry, datasets: dict[str, Dataset | None]) -> Dataset | None:
     """The entry's data set, if its files are still what they were."""
     name = entry.dataset_file or ""
-    if name not in datasets:
+    known = f"{name} {entry.dataset_classes}"
+    if known not in datasets:
         try:
             loaded = load_data(Path(name)) if name else None
+            if loaded is not None and entry.dataset_classes:
+                loaded = loaded.with_classes(entry.dataset_classes)
         except InputError:
             loaded = None
-        datasets[name] = loaded if loaded is not None and loaded.digest == entry.dataset_digest else None
-    return datasets[name]
+        datasets[known] = loaded if loaded is not None and loaded.digest == entry.dataset_digest else None
+    return datasets[known]
 
 
 def _detections(folder: Path, entry: Entry) -> dict[int, Detections] | None:

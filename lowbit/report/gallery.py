@@ -40,7 +40,7 @@ def save(
     records = []
     for number, change in enumerate(changes, 1):
         image = dataset.images[change.image]
-        pixels = read_image(image.path)
+        pixels = read_image(image.path, as_stored=image.as_stored)
         panels = [
             _panel(pixels, found[image.id], dataset.category_names, title)
             for found, title in ((reference, "FP32"), (quantized, "quantized"))

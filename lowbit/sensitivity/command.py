@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lowbit import files, host, latency, metrics, runtime
-from lowbit.data.dataset import Dataset, check_classes
+from lowbit.data.dataset import Dataset
 from lowbit.data.leak import check_leak
 from lowbit.data.lists import CalibrationSet, load_calibration
 from lowbit.data.load import load_data
@@ -188,10 +188,10 @@ def _evaluation(detector: Detector, calibration: CalibrationSet, given: Path | N
         return None
     dataset = load_data(given.resolve()) if given else detector.load_data(Store(default_root()).data)
     declared = declare.load(Path.cwd()).detectors.get(detector.name)
-    if declared and declared.classes and dataset.labelled:
-        dataset = dataset.with_classes(declared.classes)
-    check_classes(dataset, detector.head.classes, detector.name)
-    check_leak(dataset, calibration)
+    dataset = dataset.fitted(detector.head.classes, detector.name, declared.classes if declared else None)
+    similar = check_leak(dataset, calibration, allow_similar=bool(declared and declared.allow_similar))
+    for note in (*dataset.notes, *similar):
+        _say(note)
     return dataset
 
 

@@ -23,8 +23,9 @@ class BuildRequest:
 
     ``source``: the FP32 ONNX to quantize, or the checkpoint for tool ``export``. ``identity`` describes it by content.
     ``calibration``: list of pictures, ``calibration_digest`` their content; empty for tools that need none.
-    ``training``: pictures that a recovery may learn from, likewise; ``training_labels``: the COCO file that labels them,
-    for settings that use labels (``training_digest`` covers it). ``start``: the artifact that this one starts from.
+    ``training``: pictures that a recovery may learn from, likewise; ``training_labels``: the data set that labels
+    them, for settings that use labels, and ``training_classes``, its category of every class (``training_digest`` covers
+    both). ``start``: the artifact that this one starts from.
     """
 
     tool: str
@@ -38,6 +39,7 @@ class BuildRequest:
     training: tuple[Path, ...] = ()
     training_digest: str | None = None
     training_labels: Path | None = None
+    training_classes: tuple[int, ...] = ()
     start: Artifact | None = None
     packages: tuple[str, ...] = ()
 

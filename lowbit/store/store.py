@@ -206,6 +206,7 @@ def _build_in_worker(
         "calibration": [str(path) for path in request.calibration],
         "training": [str(path) for path in request.training],
         "training_labels": str(request.training_labels) if request.training_labels else None,
+        "training_classes": list(request.training_classes),
         "start": str(request.start.path.parent) if request.start else None,
         "unfinished": str(unfinished),
     }

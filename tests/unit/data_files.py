@@ -22,8 +22,8 @@ def good() -> Json:
     """Two images out of order, two of COCO's ninety ids."""
     return {
         "images": [
-            {"id": 9, "file_name": "b.png", "width": 640, "height": 480},
-            {"id": 4, "file_name": "a.png", "width": 320, "height": 240},
+            {"id": 9, "file_name": "b.png", "width": 96, "height": 96},
+            {"id": 4, "file_name": "a.png", "width": 96, "height": 96},
         ],
         "annotations": [
             {"id": 5, "image_id": 9, "category_id": 90, "bbox": [1, 2, 30, 40.5], "area": 600, "iscrowd": 1},
@@ -59,7 +59,7 @@ def write(folder: Path, data: Any, images: tuple[str, ...] = ("a.png", "b.png"))
 
 
 def dataset_of(folder: Path, names: list[str]) -> Dataset:
-    images = [{"id": n, "file_name": name, "width": 96, "height": 96} for n, name in enumerate(names, 1)]
+    images = [{"id": n, "file_name": name} for n, name in enumerate(names, 1)]
     data = {
         "images": images,
         "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 9, 9]}],

@@ -24,8 +24,8 @@ def test_good_file(tmp_path: Path) -> None:
     data = load_coco(write(tmp_path, good()))
     assert data.name == "mine"
     assert [(i.id, i.path.name, i.width, i.height) for i in data.images] == [
-        (4, "a.png", 320, 240),
-        (9, "b.png", 640, 480),
+        (4, "a.png", 96, 96),
+        (9, "b.png", 96, 96),
     ]
     assert data.category_ids == (13, 90)
     assert data.category_names == ("stop sign", "toothbrush")

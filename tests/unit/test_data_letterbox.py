@@ -105,7 +105,7 @@ def test_every_spec_has_a_name_of_its_own() -> None:
     ]
     assert len({spec.preprocessing for spec in specs}) == 5
     # Artifacts that were built under this name stay valid.
-    assert specs[0].preprocessing == "letterbox-114-bilinear-rgb-unit/1"
+    assert specs[0].preprocessing == "letterbox-114-bilinear-rgb-unit/2"
     assert [InputSpec.of_json(json.loads(json.dumps(asdict(spec)))) for spec in specs] == specs
 
 

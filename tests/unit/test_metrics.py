@@ -314,7 +314,7 @@ def test_worst_class_takes_the_first_of_equals() -> None:
 
 def test_loaded_data_set_without_area_and_crowd(tmp_path: Path) -> None:
     """load_coco fills in what pycocotools needs, so its data can be scored as they are."""
-    cv2.imwrite(str(tmp_path / "1.png"), np.zeros((8, 8, 3), np.uint8))
+    cv2.imwrite(str(tmp_path / "1.png"), np.zeros((480, 640, 3), np.uint8))
     annotations = [{"id": 0, "image_id": 1, "category_id": 7, "bbox": [1, 2, 40, 50]}]
     images = [{"id": 1, "file_name": "1.png", "width": 640, "height": 480}]
     path = tmp_path / "instances_toy.json"
