@@ -33,7 +33,7 @@ from lowbit.detector import Detector, registry
 from lowbit.metrics import evaluate
 from lowbit.predict import predict
 from lowbit.quantizers import export, graph_request
-from lowbit.runtime import SessionOptions, for_many, open_session
+from lowbit.runtime import DEFAULT, SessionOptions, find, open_session
 from lowbit.schemes import CATALOGUE
 from lowbit.store.key import BuildRequest
 from lowbit.store.store import Store, default_root
@@ -137,7 +137,7 @@ def evaluation(row: Row, detector: Detector, store: Store, images: int, rounds: 
     }
     part = replace(dataset, images=chosen, coco=coco)
     path = store.get(export.request(detector)).path
-    session, many = open_session(path, SessionOptions()), open_session(path, for_many(SessionOptions()))
+    session, many = open_session(path, SessionOptions()), open_session(path, find(DEFAULT).for_many(SessionOptions()))
     name = session.get_inputs()[0].name
     tensors = [preprocess(image.path, detector.input)[0] for image in chosen]
     ratios, sums = [], []

@@ -18,7 +18,7 @@ from lowbit.detector import registry
 from lowbit.metrics import evaluate
 from lowbit.predict import predict
 from lowbit.quantizers import export
-from lowbit.runtime import SessionOptions, for_many, open_session
+from lowbit.runtime import DEFAULT, SessionOptions, find, open_session
 from lowbit.sensitivity import native
 from lowbit.store.store import Store, default_root
 
@@ -45,7 +45,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             target = Path(folder) / "model.onnx"
             onnx.save(floating.quantized(dtypes, native.WEIGHTS_ONLY), str(target))
-            session = open_session(target, for_many(SessionOptions()))
+            session = open_session(target, find(DEFAULT).for_many(SessionOptions()))
             return evaluate(dataset, predict(session, detector.head, dataset, detector.input)).map
 
     print(f"{detector.name}, {len(dataset.images)} images of {dataset.name}, {PICTURES} calibration pictures")

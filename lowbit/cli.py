@@ -111,8 +111,9 @@ def _add_sensitivity(commands: Any) -> None:
 
 def doctor() -> str:
     """The capability table of this machine, as Markdown."""
-    from lowbit import host, runtime
+    from lowbit import capability, host
     from lowbit.results import environment
+    from lowbit.runtime import runtimes
     from lowbit.schemes import CATALOGUE
 
     machine = environment()
@@ -121,12 +122,12 @@ def doctor() -> str:
     lines.append(f"GPU: {f'{gpu.name}, driver {gpu.driver}, {gpu.uuid}' if gpu else 'none that the driver shows'}")
     lines.append(f"Python {machine['python']}")
     lines += [f"{name}: {found or 'not installed'}" for name, found in machine["packages"].items()]
-    lines += ["", "| scheme | " + " | ".join(runtime.PROVIDERS) + " |", "|---|" + "---|" * len(runtime.PROVIDERS)]
+    lines += ["", "| scheme | " + " | ".join(runtimes()) + " |", "|---|" + "---|" * len(runtimes())]
     reasons: dict[str, None] = {}
     for scheme in CATALOGUE.values():
         cells = []
-        for provider in runtime.PROVIDERS:
-            reason = runtime.capability(scheme.precision, scheme.tool, provider)
+        for runtime in runtimes().values():
+            reason = capability.missing(scheme, runtime)
             if reason:
                 reasons.setdefault(reason)
             cells.append(f"no ({list(reasons).index(reason) + 1})" if reason else "yes")

@@ -13,11 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    import onnxruntime
-
     from lowbit.data.letterbox import InputSpec
     from lowbit.detector.head import Head
-    from lowbit.runtime import SessionOptions
+    from lowbit.runtime import Session, SessionOptions
 
 WARM_UP = 10
 # Pictures at once, as the report's heading says.
@@ -90,9 +88,7 @@ class EndToEnd:
     postprocess: float
 
 
-def end_to_end(
-    session: onnxruntime.InferenceSession, head: Head, spec: InputSpec, pictures: Sequence[Path]
-) -> EndToEnd:
+def end_to_end(session: Session, head: Head, spec: InputSpec, pictures: Sequence[Path]) -> EndToEnd:
     """Time every stage on some pictures, one after the other, as a program without overlap would run them."""
     from lowbit.data.letterbox import preprocess
 
@@ -130,7 +126,7 @@ def in_batches(
     import onnx
 
     from lowbit import graph
-    from lowbit.runtime import open_session, timed_run
+    from lowbit.runtime import open_session
 
     model = graph.load(path)
     runs = []
@@ -139,6 +135,6 @@ def in_batches(
             place = Path(folder) / f"batch_{size}.onnx"
             onnx.save(graph.raw_head_of_batch(model, size), str(place))
             stack = np.ascontiguousarray(np.repeat(tensor, size, axis=0))
-            runs.append(timed_run(open_session(place, options), stack, options.provider))
+            runs.append(open_session(place, options).timed_run(stack))
     ratio, _, seconds = interleave(*runs, pairs=pairs)
     return Batched(batch, float(batch / np.median(seconds)), ratio.ratio * batch)

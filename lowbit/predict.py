@@ -6,7 +6,6 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from typing import TYPE_CHECKING
 
 import cv2
 
@@ -14,14 +13,11 @@ from lowbit.data.dataset import Dataset, ImageRecord
 from lowbit.data.detections import Detections
 from lowbit.data.letterbox import InputSpec, preprocess
 from lowbit.detector.head import Head
-from lowbit.runtime import available_cores
-
-if TYPE_CHECKING:
-    import onnxruntime
+from lowbit.runtime import Session, available_cores
 
 
 def predict(
-    session: onnxruntime.InferenceSession,
+    session: Session,
     head: Head,
     dataset: Dataset,
     spec: InputSpec,
@@ -32,7 +28,7 @@ def predict(
     """Detections of every image in its own pixels, by image id.
 
     Several pictures at once, each read, letterboxed, run and decoded by one thread: with a session of one thread
-    (:func:`for_many`) that is quicker than one picture by many, and gives the same bits. ``in_turns``: the session takes
+    (:meth:`lowbit.runtime.Runtime.for_many`) that is quicker than one picture by many, and gives the same bits. ``in_turns``: the session takes
     one picture at a time (GPUs), and the others are prepared meanwhile. ``progress`` gets images done and in all. Raises
     :class:`lowbit.errors.InputError` for an unreadable picture.
     """

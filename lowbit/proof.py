@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,11 +15,10 @@ from lowbit import graph
 from lowbit.data.detections import Detections
 from lowbit.detector.head import Head
 from lowbit.errors import LowbitError
-from lowbit.runtime import SessionOptions, open_session
+from lowbit.runtime import Kernels, Session, SessionOptions, find, open_session
 
 if TYPE_CHECKING:
     import onnx
-    import onnxruntime
 
 # A detection of at least SEEN must have a counterpart of at least SEEN - SLACK: integer kernels round differently from
 # the float execution of the same Q/DQ graph, and a score that hovers around a threshold must not count as a fault.
@@ -29,20 +26,6 @@ SEEN = 0.30
 SLACK = 0.15
 SAME_IOU = 0.6
 MIN_AGREEMENT = 0.90
-INTEGER_OPS = frozenset(
-    {
-        "QLinearConv",
-        "ConvInteger",
-        "QLinearMatMul",
-        "MatMulInteger",
-        "MatMulIntegerToFloat",
-        "DynamicQuantizeMatMul",
-        "QGemm",
-    }
-)
-FLOAT_OPS = frozenset(
-    {"Conv", "FusedConv", "NhwcFusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "ConvTranspose"}
-)
 # What to try when an optimized session is wrong, and how to say it.
 _SUSPECTS: tuple[tuple[str, dict[str, str]], ...] = (
     ("session.qdqisint8allowed=1 (keeps S8 activations from being rewritten to U8)", {"session.qdqisint8allowed": "1"}),
@@ -62,17 +45,6 @@ class Parity:
 
     agreement: float
     detections: int
-
-
-@dataclass(frozen=True, slots=True)
-class Kernels:
-    """Which kernels a session ran. ``int8_mac_fraction``: share of the multiply-accumulates of convolutions and matrix
-    products that ran as integer kernels; ``None`` where a provider hides its kernels. ``float_nodes``: weighted nodes
-    that ran in float, largest first. ``providers``: nodes a provider ran."""
-
-    int8_mac_fraction: float | None
-    float_nodes: tuple[str, ...]
-    providers: dict[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +112,7 @@ def _iou(box: NDArray[np.float32], boxes: NDArray[np.float32]) -> NDArray[np.flo
 
 def check_parity(
     path: Path,
-    deployed: onnxruntime.InferenceSession,
+    deployed: Session,
     options: SessionOptions,
     head: Head,
     inputs: Sequence[NDArray[np.float32]],
@@ -167,51 +139,15 @@ def check_parity(
     )
 
 
-def _with(path: Path, options: SessionOptions, entries: dict[str, str]) -> onnxruntime.InferenceSession:
+def _with(path: Path, options: SessionOptions, entries: dict[str, str]) -> Session:
     return open_session(path, replace(options, config=(*options.config, *entries.items())))
 
 
-def _detect(
-    session: onnxruntime.InferenceSession, head: Head, inputs: Sequence[NDArray[np.float32]]
-) -> list[Detections]:
+def _detect(session: Session, head: Head, inputs: Sequence[NDArray[np.float32]]) -> list[Detections]:
     name = session.get_inputs()[0].name
     return [head.decode(session.run(None, {name: tensor})) for tensor in inputs]
 
 
 def kernels(path: Path, options: SessionOptions, tensor: NDArray[np.float32]) -> Kernels:
-    """Profile one run (after one to warm up) and read which kernels did the work.
-
-    The profile does not show the shapes of packed weights, so MACs come from the artifact's graph, and kernels find
-    their node by its name, which ONNX Runtime keeps as the beginning of the names that it makes.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        session = open_session(path, replace(options, profile=Path(folder) / "profile"))
-        name = session.get_inputs()[0].name
-        session.run(None, {name: tensor})
-        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
-    return read_profile(events, graph.macs(graph.load(path)))
-
-
-def read_profile(events: Sequence[dict[str, Any]], macs: Mapping[str, int]) -> Kernels:
-    """What :func:`kernels` reads from a profile's events; ``macs``: a node's name or output to its MACs."""
-    providers: dict[str, str] = {}
-    ran: dict[str, tuple[str, int]] = {}
-    hidden = False
-    for event in events:
-        arguments = event.get("args", {})
-        if event.get("cat") != "Node" or not event.get("name", "").endswith("_kernel_time"):
-            continue
-        op, name = arguments.get("op_name", ""), event["name"].removesuffix("_kernel_time")
-        providers[name] = arguments.get("provider", "")
-        hidden |= op.startswith("TRTKernel")
-        if op in INTEGER_OPS or op in FLOAT_OPS:
-            origin = max((known for known in macs if name.startswith(known)), key=len, default=None)
-            ran[name] = (op, macs[origin] if origin else 0)
-    total = sum(count for _, count in ran.values())
-    integer = sum(count for op, count in ran.values() if op in INTEGER_OPS)
-    floating = sorted(((count, name) for name, (op, count) in ran.items() if op in FLOAT_OPS), reverse=True)
-    return Kernels(
-        None if hidden or not total else integer / total,
-        tuple(name for _, name in floating),
-        dict(Counter(providers.values())),
-    )
+    """Which kernels the session of an ONNX file runs. ``tensor``: float32 [1, 3, S, S]."""
+    return find(options.runtime).kernels(path, options, tensor, graph.macs(graph.load(path)))

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from lowbit import files, host, old_results
 from lowbit.errors import InputError
+from lowbit.runtime import DEFAULT, runtimes
 
 SCHEMA = 4
 
@@ -43,16 +44,25 @@ class ArtifactRecord(_Model):
     quantized_fraction: float | None = None
 
 
+class ShareRecord(_Model):
+    """What an execution provider was given of a graph: nodes, and their multiply-accumulates."""
+
+    nodes: int
+    macs: int
+
+
 class RuntimeRecord(_Model):
     """How it was run. ``parity``: share of confident detections that unoptimized execution has too.
 
-    ``int8_mac_fraction``: share of the multiply-accumulates that ran as integer kernels.
+    ``int8_mac_fraction``: share of the multiply-accumulates that ran as integer kernels. ``assignment``: what each execution
+    provider of a session was given, on GPUs.
     """
 
     provider: str
     options: dict[str, Any]
     parity: float | None = None
     int8_mac_fraction: float | None = None
+    assignment: dict[str, ShareRecord] | None = None
 
 
 class LatencyRecord(_Model):
@@ -141,7 +151,7 @@ class Entry(_Model):
 
     detector: str
     scheme: str
-    provider: str = "cpu"
+    provider: str = DEFAULT
     host: str | None = None
     dataset: str | None = None
     dataset_file: str | None = None
@@ -174,6 +184,11 @@ class Entry(_Model):
     runtime: RuntimeRecord | None = None
     latency: LatencyRecord | None = None
     build: BuildRecord | None = None
+
+    @property
+    def on_default(self) -> bool:
+        """Whether it ran on the default runtime."""
+        return self.provider == DEFAULT
 
 
 class RankedLayer(_Model):
@@ -262,10 +277,11 @@ def environment() -> dict[str, Any]:
     from lowbit.store.key import version
 
     gpu = host.gpu()
-    names = ("lowbit", "onnxruntime-gpu", "onnx", "nvidia-modelopt", "torch", "ultralytics", "brevitas", "numpy")
+    names = ["lowbit", "onnx", "nvidia-modelopt", "torch", "ultralytics", "brevitas", "numpy", "opencv-python"]
+    names += dict.fromkeys(package for runtime in runtimes().values() for package in runtime.packages)
     return {
         "python": platform.python_version(),
-        "packages": {name: version(name) for name in (*names, "opencv-python", "pytest-benchmark")},
+        "packages": {name: version(name) for name in (*names, "pytest-benchmark")},
         "host": host.name(),
         "cpu": dataclasses.asdict(host.processor()),
         "gpu": dataclasses.asdict(gpu) if gpu else None,

@@ -63,6 +63,6 @@ def test_map_drop(
     if decision.verdict is gate.Verdict.INCONCLUSIVE:
         warnings.warn(f"{case.id}: {decision.reason}", stacklevel=1)
     assert decision.allowed, decision.reason
-    int8_macs = workbench.kernels(case).int8_mac_fraction if case.provider == "cpu" else None
+    int8_macs = workbench.kernels(case).int8_mac_fraction if case.on_default else None
     broken = gate.broken_limits(limits, evidence.drops, int8_macs)
     assert not broken, "; ".join(broken)

@@ -10,6 +10,7 @@ import pytest
 from fixtures import tiers
 from fixtures.options import Case
 from fixtures.workbench import Workbench
+from lowbit import runtime
 from lowbit.metrics import evaluate
 from lowbit.predict import predict
 from lowbit.schemes import CATALOGUE, Scheme, find
@@ -21,7 +22,9 @@ ONE_A_TOOL = {scheme.tool: scheme for scheme in map(find, reversed(tiers.change(
 
 @pytest.mark.parametrize("scheme", ONE_A_TOOL.values(), ids=lambda scheme: scheme.id)
 def test_a_second_build_gives_the_same_bytes(workbench: Workbench, scheme: Scheme, tmp_path: Path) -> None:
-    if reason := workbench.skip_reason(Case("shapes10n", scheme, "cpu"), timed=False, scored=False):
+    if reason := workbench.skip_reason(
+        Case("shapes10n", scheme, runtime.find(runtime.DEFAULT)), timed=False, scored=False
+    ):
         pytest.skip(reason)
     request = workbench.request("shapes10n", scheme)
     source = request.source.read_bytes()
@@ -54,7 +57,7 @@ def test_a_second_recovery_gives_the_same_bytes(
 
 
 def test_a_second_evaluation_gives_the_same_numbers(workbench: Workbench) -> None:
-    case = Case("shapes10n", CATALOGUE["fp32"], "cpu")
+    case = Case("shapes10n", CATALOGUE["fp32"], runtime.find(runtime.DEFAULT))
     dataset = workbench.dataset("shapes10n")
     first = workbench.evidence(case).accuracy
     second = evaluate(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -27,7 +25,7 @@ def references() -> dict[str, tensorrt.Engine]:
 
 
 @pytest.mark.latency
-@pytest.mark.providers("trt")
+@pytest.mark.runtimes("trt")
 def test_engine(
     case: Case,
     artifact: Artifact,
@@ -60,8 +58,7 @@ def test_engine(
         ).model_dump(mode="json")
     )
     head = workbench.detector(case.detector).head
-    unoptimized = dataclasses.replace(workbench.options(dataclasses.replace(case, provider="cpu")), optimized=False)
-    plain = runtime.open_session(workbench.deployed(case).path, unoptimized)
+    plain = runtime.open_session(workbench.deployed(case).path, runtime.SessionOptions(optimized=False))
     wanted = plain.run(None, {plain.get_inputs()[0].name: timing_input})
     parity = proof.agreement([head.decode(engine.outputs())], [head.decode(wanted)])
     assert parity.agreement >= proof.MIN_AGREEMENT, f"the engine agrees with the graph on {parity.agreement:.0%} only"

@@ -37,20 +37,20 @@ def test_latency(
     record: Record,
     run_folder: Path,
 ) -> None:
-    benchmark.group = f"{case.name} on {case.provider}"
+    benchmark.group = f"{case.name} on {case.runtime.name}"
     detector, images = workbench.detector(case.detector), workbench.dataset(case.detector).images
     options, session = workbench.timed_options(case), workbench.timed_session(case)
     stages = latency.end_to_end(
         session, workbench.head(case.detector), detector.input, [image.path for image in images[:PICTURES]]
     )
-    references = {"fp32": "speedup", **({"fp16": "speedup_fp16"} if case.provider != "cpu" else {})}
+    references = {"fp32": "speedup", **({"fp16": "speedup_fp16"} if case.runtime.gpu else {})}
+    run = session.timed_run(timing_input)
     others = {
-        scheme: workbench.timed_session(dataclasses.replace(case, scheme=find(scheme)))
+        scheme: workbench.timed_session(dataclasses.replace(case, scheme=find(scheme))).timed_run(timing_input)
         for scheme in references
         if scheme != case.scheme.id
     }
-    state = [host.gpu_state()] if case.provider != "cpu" else []
-    run = runtime.timed_run(session, timing_input, case.provider)
+    state = [host.gpu_state()] if case.runtime.gpu else []
     speed: dict[str, Any] = {}
     batched = None
     with runtime.on_cores(options):
@@ -59,8 +59,7 @@ def test_latency(
             if scheme not in others:
                 speed |= {name: 1.0, f"{name}_ci": (1.0, 1.0)}
                 continue
-            reference = runtime.timed_run(others[scheme], timing_input, case.provider)
-            ratio, _, _ = latency.interleave(reference, run, pairs=PAIRS)
+            ratio, _, _ = latency.interleave(others[scheme], run, pairs=PAIRS)
             speed |= {name: ratio.ratio, f"{name}_ci": (ratio.low, ratio.high)}
         if runtime.PRECISE in options.config:
             speed |= _precision_cost(run, workbench.deployed(case).path, options, timing_input)
@@ -70,12 +69,12 @@ def test_latency(
     timing = latency.summarize(benchmark.stats.stats.data)
     state += [host.gpu_state()] if state else []
     measured = {**dataclasses.asdict(timing), **speed, "end_to_end": dataclasses.asdict(stages), "batched": batched}
-    benchmark.extra_info.update(measured, **options.as_json())
+    benchmark.extra_info.update(measured, provider=case.runtime.title, **options.as_json())
     record(
         **describe_artifact(artifact, structure, run_folder),
         latency={
             **measured,
-            "host": host.name(with_gpu=case.provider != "cpu"),
+            "host": host.name(with_gpu=case.runtime.gpu),
             "affinity": list(options.cores) or None,
             "gpu_state": [dataclasses.asdict(one) for one in state if one] or None,
         },
@@ -90,5 +89,5 @@ def _precision_cost(
     """What it costs that kernels must not saturate: time with that entry over time without."""
     config = tuple(entry for entry in options.config if entry != runtime.PRECISE)
     saturating = runtime.open_session(path, dataclasses.replace(options, config=config))
-    cost, _, _ = latency.interleave(run, runtime.timed_run(saturating, tensor, options.provider), pairs=PAIRS)
+    cost, _, _ = latency.interleave(run, saturating.timed_run(tensor), pairs=PAIRS)
     return {"precision_cost": cost.ratio, "precision_cost_ci": (cost.low, cost.high)}

@@ -337,7 +337,7 @@ def check_parity(
             features = network.features(torch.from_numpy(picture))
             for kind in network.branches.values():
                 expected += [branch(x).numpy() for branch, x in zip(kind, features, strict=True)]
-    difference = compare_heads(expected, raw_heads(model, SessionOptions("cpu", optimized=False), pictures))
+    difference = compare_heads(expected, raw_heads(model, SessionOptions(optimized=False), pictures))
     close = difference.sqnr_db >= MIN_SQNR if quantized_inputs else difference.of_range <= MAX_OF_RANGE
     if not close:
         raise BuildError(

@@ -1,4 +1,6 @@
-"""One module a tool, each with ``PACKAGES`` (what shapes its output) and one ``build(job)``.
+"""One module a tool, each with one ``build(job)``, and with what others ask of it: ``PACKAGES`` (what shapes its output),
+``NEEDS`` (the modules that it imports beyond lowbit's own, each with what to give to pip) and ``SYMMETRIC`` (whether every
+zero point of its artifacts is 0).
 
 A tool gets the detector's FP32 ONNX, or, if it is one of :data:`TORCH_TOOLS`, its checkpoint.
 

@@ -29,6 +29,12 @@ from lowbit.quantizers import Job
 from lowbit.store.artifact import MANIFEST
 
 PACKAGES = ("torch", "ultralytics", "brevitas", "onnx", "onnxoptimizer", "lightning-fabric", "numpy", "opencv-python")
+NEEDS: dict[str, str] = {
+    "brevitas": "brevitas",
+    "onnxoptimizer": "onnxoptimizer",
+    "lightning_fabric": "lightning-fabric",
+}
+SYMMETRIC = False
 # The rest of the calibration pictures changes percentiles little and costs seconds each in float.
 _RANGE_PICTURES = 32
 _PARITY_PICTURES = 2

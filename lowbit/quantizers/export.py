@@ -9,6 +9,8 @@ from lowbit.quantizers import Job
 from lowbit.store.key import BuildRequest
 
 PACKAGES = ("torch", "ultralytics", "onnx")
+NEEDS: dict[str, str] = {"ultralytics": "ultralytics"}
+SYMMETRIC = True
 
 
 def settings_of(detector: Detector) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from lowbit import graph
 from lowbit.quantizers import Job
 
 PACKAGES = ("onnxruntime-gpu", "onnx", "numpy")
+NEEDS: dict[str, str] = {}
+SYMMETRIC = True
 
 
 def build(job: Job) -> dict[str, Any]:

@@ -13,6 +13,13 @@ from lowbit import graph
 from lowbit.quantizers import CalibrationReader, Job
 
 PACKAGES = ("onnx-neural-compressor", "onnxruntime-gpu", "onnx", "numpy")
+NEEDS: dict[str, str] = {
+    # Its metadata still ask for numpy 1; it runs with 2.
+    "onnx_neural_compressor": "--no-deps onnx-neural-compressor",
+    "prettytable": "prettytable",
+    "transformers": "transformers",
+}
+SYMMETRIC = False
 
 
 def build(job: Job) -> dict[str, Any]:

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     import onnx
 
 PACKAGES = ort.PACKAGES
+NEEDS: dict[str, str] = {}
+SYMMETRIC = False
 # What is added costs a rounding each: 7 to 15 dB were seen, and a wrong scale ends below 0.
 MIN_SQNR = 0.0
 _MILLIONTH = 1e-6
@@ -127,7 +129,7 @@ def prove(
     :class:`BuildError` if one of the last two is too low, or a scale or a bias is another one.
     """
     names = graph.head_outputs(artifact)  # two tools order the same nodes differently
-    unoptimized = SessionOptions("cpu", optimized=False)
+    unoptimized = SessionOptions(optimized=False)
 
     def heads(model: onnx.ModelProto) -> list[NDArray[np.float32]]:
         return proof.raw_heads(model, unoptimized, pictures, names)

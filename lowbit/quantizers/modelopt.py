@@ -17,6 +17,8 @@ from lowbit.sensitivity import native
 
 _SENSITIVITY_PICTURES = 8
 PACKAGES = ("nvidia-modelopt", "onnxruntime-gpu", "onnx", "onnx-graphsurgeon", "onnxslim", "numpy")
+NEEDS: dict[str, str] = {"modelopt": "nvidia-modelopt"}
+SYMMETRIC = True
 
 
 def build(job: Job) -> dict[str, Any]:

@@ -15,6 +15,8 @@ from lowbit.quantizers import Job
 from lowbit.sensitivity import assignment, search
 
 PACKAGES = ("onnx", "onnxruntime-gpu", "scipy", "numpy")
+NEEDS: dict[str, str] = {}
+SYMMETRIC = True
 
 
 def build(job: Job) -> dict[str, Any]:

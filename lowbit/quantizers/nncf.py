@@ -13,6 +13,8 @@ from lowbit import graph
 from lowbit.quantizers import Job
 
 PACKAGES = ("nncf", "onnxruntime-gpu", "onnx", "numpy")
+NEEDS: dict[str, str] = {"nncf": "nncf"}
+SYMMETRIC = False
 
 
 def build(job: Job) -> dict[str, Any]:

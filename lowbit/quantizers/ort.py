@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     import onnx
 
 PACKAGES = ("onnxruntime-gpu", "onnx", "numpy", "scipy")
+NEEDS: dict[str, str] = {}
+SYMMETRIC = False
 
 
 def build(job: Job) -> dict[str, Any]:

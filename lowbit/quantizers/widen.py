@@ -8,6 +8,8 @@ from lowbit import graph, qcdq
 from lowbit.quantizers import Job
 
 PACKAGES = ("onnx",)
+NEEDS: dict[str, str] = {}
+SYMMETRIC = True
 
 
 def build(job: Job) -> dict[str, Any]:

@@ -134,7 +134,7 @@ def _dataset(entry: Entry, datasets: dict[str, Dataset | None]) -> Dataset | Non
 
 
 def _detections(folder: Path, entry: Entry) -> dict[int, Detections] | None:
-    suffix = "" if entry.provider == "cpu" else f"-{entry.provider}"
+    suffix = "" if entry.on_default else f"-{entry.provider}"
     path = folder / DETECTIONS / f"{entry.detector}-{entry.scheme}{suffix}.npz"
     try:
         with np.load(path) as data:

@@ -26,7 +26,7 @@ def page(results: Results, folder: Path) -> str:
         loader=jinja2.PackageLoader("lowbit.report", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters.update(points=points, verdict=lambda status: VERDICTS[status].replace("*", ""))
-    keyed = sorted(results.entries, key=lambda e: (e.detector, e.provider != "cpu", e.provider))
+    keyed = sorted(results.entries, key=lambda e: (e.detector, not e.on_default, e.provider))
     sections = []
     for (detector, provider), group in groupby(keyed, key=lambda e: (e.detector, e.provider)):
         entries = [entry for entry in group if entry.status is not Status.SKIPPED]

@@ -24,7 +24,7 @@ _SHOWN = 6
 def markdown(results: Results) -> str:
     """The whole summary."""
     lines = [f"# lowbit run {results.run_id}", "", *[_escape(line) for line in hosts(results)], ""]
-    keyed = sorted(results.entries, key=lambda e: (e.detector, e.provider != "cpu", e.provider))
+    keyed = sorted(results.entries, key=lambda e: (e.detector, not e.on_default, e.provider))
     for (detector, provider), group in groupby(keyed, key=lambda e: (e.detector, e.provider)):
         entries = list(group)
         measured = [e for e in entries if e.status is not Status.SKIPPED]

@@ -6,15 +6,12 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-PROVIDERS = {
-    "cpu": "CPUExecutionProvider",
-    "cuda": "CUDAExecutionProvider",
-    "trt": "TensorrtExecutionProvider",
-}
+# What sessions are opened with unless one asks for another: ONNX Runtime on the CPU.
+DEFAULT = "cpu"
 
 
 def available_cores() -> int:
@@ -26,13 +23,14 @@ def available_cores() -> int:
 class SessionOptions:
     """What a session is made with; recorded with every result.
 
-    ``threads``: intra-op threads, fixed so that timings repeat. ``config``: ONNX Runtime session configuration entries;
-    ``provider_config``: the execution provider's options. ``optimized``: False is ``ORT_DISABLE_ALL``, the parity reference.
+    ``runtime``: the name of one. ``threads``: intra-op threads, fixed so that timings repeat. ``config``: ONNX Runtime
+    session configuration entries; ``provider_config``: the execution provider's options, or OpenVINO's properties.
+    ``optimized``: False is ``ORT_DISABLE_ALL``, the parity reference.
     ``profile``: where to write ONNX Runtime's profile. ``cores``: the logical processor of every thread, the calling one's
     first (:func:`on_cores` puts it there); none leaves them to the operating system.
     """
 
-    provider: str = "cpu"
+    runtime: str = DEFAULT
     threads: int = field(default_factory=available_cores)
     config: tuple[tuple[str, str], ...] = ()
     provider_config: tuple[tuple[str, str], ...] = ()
@@ -43,7 +41,6 @@ class SessionOptions:
     def as_json(self) -> dict[str, Any]:
         """For results.json."""
         return {
-            "provider": PROVIDERS[self.provider],
             "threads": self.threads,
             "affinity": list(self.cores) or None,
             "config": dict(self.config),
@@ -52,15 +49,7 @@ class SessionOptions:
         }
 
 
-def pinned(options: SessionOptions) -> SessionOptions:
-    """The same with a processor for every thread, for timing; threads that wander between cores wander in time.
-
-    As they are on a GPU provider, whose threads wait for the device.
-    """
-    return replace(options, cores=_one_a_core(options.threads)) if options.provider == "cpu" else options
-
-
-def _one_a_core(count: int) -> tuple[int, ...]:
+def one_a_core(count: int) -> tuple[int, ...]:
     """Logical processors that this process may use, one of every physical core before a second one of any."""
     seen: Counter[str] = Counter()
     found = []
@@ -85,9 +74,3 @@ def on_cores(options: SessionOptions) -> Iterator[None]:
         yield
     finally:
         os.sched_setaffinity(0, before)
-
-
-def for_many(options: SessionOptions) -> SessionOptions:
-    """The options with which a session sees many pictures soonest: on the CPU one thread a picture. ONNX Runtime's kernels
-    divide a tensor among threads and never a sum, so what it computes is the same."""
-    return replace(options, threads=1) if options.provider == "cpu" else options

@@ -1,166 +1,109 @@
-"""ONNX Runtime's execution providers: the sessions that they open, and what this machine can do.
-
-The deployed artifact is what is measured: :func:`open_session` makes the session for accuracy and for latency alike.
-"""
+"""ONNX Runtime on the CPU and on CUDA: sessions, and the kernels that they run."""
 
 from __future__ import annotations
 
+import ctypes
 import functools
+import json
 import tempfile
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lowbit.errors import LowbitError, UnavailableError
 from lowbit.host import gpu
-from lowbit.runtime.options import PROVIDERS, SessionOptions, available_cores
+from lowbit.runtime.base import Form, Kernels, Named, Runtime, Share
+from lowbit.runtime.options import DEFAULT, SessionOptions
 
 if TYPE_CHECKING:
-    import onnx
     import onnxruntime
-
 
 # Signed weights become unsigned ones where kernels would saturate: right on every processor, and slower on those.
 PRECISE = ("session.x64quantprecision", "1")
+INTEGER_OPS = frozenset(
+    {
+        "QLinearConv",
+        "ConvInteger",
+        "QLinearMatMul",
+        "MatMulInteger",
+        "MatMulIntegerToFloat",
+        "DynamicQuantizeMatMul",
+        "QGemm",
+    }
+)
+FLOAT_OPS = frozenset(
+    {"Conv", "FusedConv", "NhwcFusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "ConvTranspose"}
+)
+# ONNX Runtime then knows which provider was given which node.
+RECORD_ASSIGNMENT = ("session.record_ep_graph_assignment_info", "1")
 
 
-def deployed_options(
-    precision: str, provider: str = "cpu", *, weights_only: bool = False, saturates: bool = False
-) -> SessionOptions:
-    """The session options with which an artifact of a precision ships on a provider. ``weights_only``: its activations are
-    in floating point. ``saturates``: its weights allow sums that kernels of this processor lose
-    (:func:`lowbit.emulation.saturates_here`), so that it must run without those kernels."""
-    # Without it a session's threads spin on after its run and take the cores from the session that runs next: with two
-    # sessions taking turns, both slow down two- to threefold and their ratio is meaningless.
-    config: tuple[tuple[str, str], ...] = (("session.force_spinning_stop", "1"),)
-    if (provider == "cpu" and precision == "fp8") or (provider != "trt" and weights_only):
-        # ORT's CPU provider fuses float8 Q/DQ into ops that it then has no kernels for. And it leaves the DequantizeLinear
-        # of a weight for every run, in case an integer kernel wants it: none will, and folded once it costs nothing.
-        config = (*config, ("session.disable_quant_qdq", "1"))
-    if provider == "cpu" and saturates:
-        config = (*config, PRECISE)
-    return SessionOptions(provider, config=config, provider_config=_provider_config(precision, provider))
+class OrtSession:
+    """A session of ONNX Runtime with one execution provider, and the CPU's for what that one does not take."""
+
+    def __init__(self, raw: Any, path: Path, title: str) -> None:
+        self.raw, self._path, self._title = raw, path, title
+
+    def get_inputs(self) -> Sequence[Named]:
+        """The inputs, in the graph's order."""
+        return list(self.raw.get_inputs())
+
+    def run(self, names: Sequence[str] | None, feed: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        """The outputs of these names, or all. Raises :class:`LowbitError` with what the provider said."""
+        try:
+            return list(self.raw.run(names, feed))
+        except Exception as error:  # ORT's exceptions have no common base of their own
+            raise LowbitError(f"{self._path}: {self._title} failed in a run ({str(error)[:300]}).") from error
+
+    def timed_run(self, tensor: NDArray[np.float32]) -> Callable[[], Any]:
+        """A run from host memory to host memory."""
+        return functools.partial(self.raw.run, None, {self.raw.get_inputs()[0].name: tensor})
+
+    def shares(self, macs: Mapping[str, int]) -> dict[str, Share]:
+        """What every provider computes; nothing where there is one only."""
+        return {}
 
 
-def _provider_config(precision: str, provider: str) -> tuple[tuple[str, str], ...]:
-    """The execution provider's options of a precision: with them TensorRT keeps to the graph's Q/DQ or to FP16."""
-    if provider != "trt":
-        return ()
-    if precision == "fp16":
-        return (("trt_fp16_enable", "1"), ("trt_cuda_graph_enable", "1"))
-    quantized = (("trt_int8_enable", "1"),) if precision in ("int8", "w8a8", "w4a8") else ()
-    return (*quantized, ("trt_cuda_graph_enable", "1"))
+class BoundSession(OrtSession):
+    """One on a GPU: its timings have input and outputs bound there, and it knows which provider has which node."""
 
+    def timed_run(self, tensor: NDArray[np.float32]) -> Callable[[], Any]:
+        """A run from GPU memory to GPU memory."""
+        return BoundRun(self.raw, tensor, "cuda")
 
-def open_session(path: Path, options: SessionOptions) -> onnxruntime.InferenceSession:
-    """Open an ONNX file with exactly one provider (and its CPU fallback).
+    def shares(self, macs: Mapping[str, int]) -> dict[str, Share]:
+        """What every provider computes. ``macs``: multiply-accumulates by a node's name."""
+        found: dict[str, Share] = {}
+        for provider, name, _ in self._assigned():
+            before = found.get(provider, Share(0, 0))
+            found[provider] = Share(before.nodes + 1, before.macs + macs.get(name, 0))
+        return found
 
-    Raises :class:`UnavailableError` if the provider is not there or refuses to load, :class:`LowbitError` if the file
-    does.
-    """
-    import onnxruntime
+    def check_assignment(self) -> None:
+        """Raise :class:`LowbitError` that lists the nodes with weights that are not this provider's."""
+        elsewhere = [
+            f"{name} ({provider})"
+            for provider, name, op in self._assigned()
+            if provider != self._title and op in INTEGER_OPS | FLOAT_OPS
+        ]
+        if elsewhere:
+            raise LowbitError(
+                f"{self._path}: {len(elsewhere)} convolutions and matrix products are not on {self._title}, so its time "
+                f"would be another provider's: {', '.join(elsewhere)}."
+            )
 
-    reason = provider_reason(options.provider)
-    if reason:
-        raise UnavailableError(reason)
-    settings = onnxruntime.SessionOptions()
-    settings.intra_op_num_threads = options.threads
-    settings.inter_op_num_threads = 1
-    settings.log_severity_level = 3
-    levels = onnxruntime.GraphOptimizationLevel
-    settings.graph_optimization_level = levels.ORT_ENABLE_ALL if options.optimized else levels.ORT_DISABLE_ALL
-    if options.cores[1:]:
-        # Of the threads that ONNX Runtime starts; it counts processors from 1.
-        affinities = ";".join(str(core + 1) for core in options.cores[1:])
-        settings.add_session_config_entry("session.intra_op_thread_affinities", affinities)
-    for key, value in options.config:
-        settings.add_session_config_entry(key, value)
-    if options.profile:
-        settings.enable_profiling = True
-        settings.profile_file_prefix = str(options.profile)
-    wanted = PROVIDERS[options.provider]
-    try:
-        session = onnxruntime.InferenceSession(str(path), settings, providers=[(wanted, dict(options.provider_config))])
-    except Exception as error:  # ORT's exceptions have no common base of their own
-        raise LowbitError(f"{path}: ONNX Runtime can't load it on {wanted} ({str(error)[:300]}).") from error
-    if wanted not in session.get_providers():
-        raise UnavailableError(f"{wanted} is built in but did not start (missing CUDA libraries or driver).")
-    return session
-
-
-def plain_session(
-    model: onnx.ModelProto, config: tuple[tuple[str, str], ...] = (), *, optimized: bool = True
-) -> onnxruntime.InferenceSession:
-    """Open a model in memory on the CPU, for what lowbit computes while it builds or examines an artifact.
-
-    ``config``: session configuration entries. ``optimized``: False is ``ORT_DISABLE_ALL``. What ONNX Runtime raises of a
-    model that it does not take is left to the caller, who knows the file.
-    """
-    import onnxruntime
-
-    settings = _settings(config)
-    levels = onnxruntime.GraphOptimizationLevel
-    settings.graph_optimization_level = levels.ORT_ENABLE_ALL if optimized else levels.ORT_DISABLE_ALL
-    return onnxruntime.InferenceSession(model.SerializeToString(), settings, providers=[PROVIDERS["cpu"]])
-
-
-def optimized_graph(
-    model: onnx.ModelProto, config: tuple[tuple[str, str], ...] = (), *, disabled: Sequence[str] = ()
-) -> onnx.ModelProto:
-    """The graph as ONNX Runtime's optimizer leaves it for the CPU, but for memory layouts, which suit one processor.
-
-    ``disabled``: names of its rewrites to leave out. What it raises of a model that it does not take is left to the
-    caller, who knows the file.
-    """
-    import onnx
-    import onnxruntime
-
-    settings = _settings(config)
-    settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-    with tempfile.TemporaryDirectory() as folder:
-        settings.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
-        onnxruntime.InferenceSession(
-            model.SerializeToString(), settings, providers=[PROVIDERS["cpu"]], disabled_optimizers=list(disabled)
-        )
-        return onnx.load(settings.optimized_model_filepath)
-
-
-def _settings(config: tuple[tuple[str, str], ...]) -> onnxruntime.SessionOptions:
-    import onnxruntime
-
-    settings = onnxruntime.SessionOptions()
-    settings.intra_op_num_threads = available_cores()
-    settings.log_severity_level = 3
-    for key, value in config:
-        settings.add_session_config_entry(key, value)
-    return settings
-
-
-@functools.cache
-def kernels_saturate() -> bool:
-    """Whether ONNX Runtime's integer kernels lose sums on this processor: without VNNI they add two products in 16 bits.
-
-    By one convolution whose only sum, 2 * 255 * 127, does not fit them.
-    """
-    import onnx
-    from onnx import helper, numpy_helper
-
-    stored: dict[str, Any] = {"one": np.float32(1), "wide": np.float32(512), "unsigned": np.uint8(0)}
-    stored |= {"signed": np.int8(0), "weight": np.full((1, 2, 1, 1), 127, np.int8)}
-    inputs = ["data", "one", "unsigned", "weight", "one", "signed", "wide", "unsigned"]
-    body = helper.make_graph(
-        [helper.make_node("QLinearConv", inputs, ["sum"])],
-        "probe",
-        [helper.make_tensor_value_info("data", onnx.TensorProto.UINT8, [1, 2, 1, 1])],
-        [helper.make_tensor_value_info("sum", onnx.TensorProto.UINT8, [1, 1, 1, 1])],
-        [numpy_helper.from_array(np.asarray(value), name) for name, value in stored.items()],
-    )
-    model = helper.make_model(body, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    found = plain_session(model).run(None, {"data": np.full((1, 2, 1, 1), 255, np.uint8)})[0]
-    return bool(found.item() != np.rint(2 * 255 * 127 / 512))
+    def _assigned(self) -> list[tuple[str, str, str]]:
+        """Provider, name and op of every node."""
+        return [
+            (part.ep_name, node.name, node.op_type)
+            for part in self.raw.get_provider_graph_assignment_info()
+            for node in part.get_nodes()
+        ]
 
 
 _FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
@@ -189,67 +132,206 @@ class BoundRun:
         self._binding.synchronize_outputs()
 
 
-def timed_run(session: onnxruntime.InferenceSession, tensor: NDArray[np.float32], provider: str) -> Callable[[], Any]:
-    """What a timing repeats: on a GPU without copies from and to the host, which belong to the pipeline around it."""
-    if provider == "cpu":
-        return functools.partial(session.run, None, {session.get_inputs()[0].name: tensor})
-    return BoundRun(session, tensor, "cuda")
+class Provider(Runtime):
+    """An execution provider of ONNX Runtime. ``title`` is its name there."""
+
+    packages: ClassVar[tuple[str, ...]] = ("onnxruntime-gpu",)
+
+    def options(self, precision: str, *, weights_only: bool = False, saturates: bool = False) -> SessionOptions:
+        """The options with which an artifact of a precision ships."""
+        # Without it a session's threads spin on after its run and take the cores from the session that runs next: with
+        # two sessions taking turns, both slow down two- to threefold and their ratio is meaningless.
+        config: tuple[tuple[str, str], ...] = (("session.force_spinning_stop", "1"),)
+        if self.keeps_floats(precision, weights_only):
+            config = (*config, ("session.disable_quant_qdq", "1"))
+        if self.emulated and saturates:
+            config = (*config, PRECISE)
+        return SessionOptions(self.name, config=config)
+
+    def keeps_floats(self, precision: str, weights_only: bool) -> bool:
+        """Whether Q/DQ pairs are better left alone. ONNX Runtime leaves the DequantizeLinear of a weight for every run, in
+        case an integer kernel wants it: where activations are in floating point none will, and folded once it costs
+        nothing."""
+        return weights_only
+
+    def reason(self) -> str | None:
+        """Why this provider can't be used on this machine, with the remedy."""
+        import onnxruntime
+
+        if self.title not in onnxruntime.get_available_providers():
+            return f"this onnxruntime has no {self.title}; install onnxruntime-gpu"
+        return None
+
+    def refuses(self, form: Form) -> str | None:
+        """Nothing: what the CPU has no kernels for, it emulates."""
+        return None
+
+    def open(self, path: Path, options: SessionOptions) -> OrtSession:
+        """Open an ONNX file. Raises :class:`UnavailableError` if the provider is not there or refuses to load,
+        :class:`LowbitError` if the file does."""
+        if reason := self.reason():
+            raise UnavailableError(reason)
+        return OrtSession(self.create(path, options), path, self.title)
+
+    def create(self, path: Path, options: SessionOptions) -> onnxruntime.InferenceSession:
+        """ONNX Runtime's own session. Raises :class:`LowbitError` with what the provider said."""
+        import onnxruntime
+
+        provider = (self.title, dict(options.provider_config))
+        try:
+            # Without fallback: with it a provider that fails is replaced by the CPU's, now or in a run, and only the
+            # terminal tells.
+            return onnxruntime.InferenceSession(str(path), _settings(options), providers=[provider], enable_fallback=0)
+        except Exception as error:  # ORT's exceptions have no common base of their own
+            raise LowbitError(f"{path}: ONNX Runtime can't load it on {self.title} ({str(error)[:300]}).") from error
+
+    def kernels(
+        self, path: Path, options: SessionOptions, tensor: NDArray[np.float32], macs: Mapping[str, int]
+    ) -> Kernels:
+        """Profile one run and read which kernels did the work.
+
+        The profile does not show the shapes of packed weights, so MACs come from the artifact's graph, and kernels find
+        their node by its name, which ONNX Runtime keeps as the beginning of the names that it makes.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            session = self.open(path, replace(options, profile=Path(folder) / "profile"))
+            session.run(None, {session.get_inputs()[0].name: tensor})
+            events = json.loads(Path(session.raw.end_profiling()).read_text(encoding="utf-8"))
+        return replace(read_profile(events, macs), assignment=session.shares(macs))
+
+
+class Cpu(Provider):
+    """ONNX Runtime's CPU provider: the default."""
+
+    name, title = DEFAULT, "CPUExecutionProvider"
+    # It divides a tensor among threads and never a sum, so a session of one thread gives the same bits.
+    int4, in_turns, pins, emulated = True, False, True, True
+
+    def keeps_floats(self, precision: str, weights_only: bool) -> bool:
+        """FP8 too: the provider fuses float8 Q/DQ into ops that it then has no kernels for."""
+        return weights_only or precision == "fp8"
+
+
+class GpuProvider(Provider):
+    """One for NVIDIA's GPUs. ``library``: its shared library in ONNX Runtime's package."""
+
+    gpu = True
+    library: ClassVar[str]
+
+    def reason(self) -> str | None:
+        """Why this provider can't be used on this machine, with the remedy."""
+        if gpu() is None:
+            return (
+                f"{self.title} needs an NVIDIA GPU; the driver shows none to this process (use a machine that has one: "
+                "pixi run -e cuda gate)"
+            )
+        return super().reason() or self.missing()
+
+    def missing(self) -> str | None:
+        """Which of its libraries can't be loaded, with the remedy."""
+        preload()
+        error = self.library_error()
+        return f"{self.title} can't be loaded ({error}); install torch's build for CUDA 13" if error else None
+
+    def refuses(self, form: Form) -> str | None:
+        """FP8 on GPUs without kernels for it."""
+        device = gpu()
+        computes = device.compute_capability if device else None
+        if form.precision == "fp8" and device and computes and computes < 8.9:
+            return f"FP8 kernels need compute capability 8.9; {device.name} has {computes}"
+        return None
+
+    def open(self, path: Path, options: SessionOptions) -> OrtSession:
+        """Raises :class:`LowbitError` too if nodes with weights were given to another provider."""
+        if reason := self.reason():
+            raise UnavailableError(reason)
+        session = BoundSession(self.create(path, options), path, self.title)
+        session.check_assignment()
+        return session
+
+    def create(self, path: Path, options: SessionOptions) -> onnxruntime.InferenceSession:
+        """The session, which has this provider for sure. Raises :class:`UnavailableError` if it does not start."""
+        raw = super().create(path, replace(options, config=(*options.config, RECORD_ASSIGNMENT)))
+        if self.title not in raw.get_providers():
+            # ONNX Runtime leaves out a provider whose library does not load, and tells its log.
+            why = self.library_error() or "ONNX Runtime's log says why"
+            raise UnavailableError(f"{self.title} is built in but did not start ({why}).")
+        return raw
+
+    def library_error(self) -> str | None:
+        """What the dynamic linker says of the provider's library; None if it loads."""
+        import onnxruntime
+
+        return load_error(str(Path(onnxruntime.__file__).parent / "capi" / self.library))
+
+
+class Cuda(GpuProvider):
+    """ONNX Runtime's CUDA provider."""
+
+    name, title, library = "cuda", "CUDAExecutionProvider", "libonnxruntime_providers_cuda.so"
+
+
+RUNTIMES: tuple[Runtime, ...] = (Cpu(), Cuda())
 
 
 @functools.cache
-def provider_reason(provider: str) -> str | None:
-    """Why a provider can't be used on this machine, with the remedy; None if it can."""
+def preload() -> None:
+    """Load CUDA and cuDNN from the wheels that pip installs, once."""
     import onnxruntime
 
-    if provider not in PROVIDERS:
-        return f"there is no provider {provider!r}; known: {', '.join(PROVIDERS)}"
-    if provider != "cpu" and gpu() is None:
-        return f"{PROVIDERS[provider]} needs an NVIDIA GPU; the driver shows none to this process (use a machine that has one: pixi run -e cuda gate)"
-    if provider == "cuda":
-        preload = getattr(onnxruntime, "preload_dlls", None)
-        if preload:
-            preload()  # takes CUDA and cuDNN from torch's wheels
-    if provider == "trt" and not _installed("tensorrt"):
-        return "TensorRT is not installed (pip install 'tensorrt-cu13<11'; ONNX Runtime's provider is built for TensorRT 10)"
-    if PROVIDERS[provider] not in onnxruntime.get_available_providers():
-        return f"this onnxruntime has no {PROVIDERS[provider]}; install onnxruntime-gpu"
+    onnxruntime.preload_dlls()
+
+
+def load_error(library: str) -> str | None:
+    """What the dynamic linker says of a shared library, None if it loads."""
+    try:
+        ctypes.CDLL(library)
+    except OSError as error:
+        return str(error)
     return None
 
 
-def _installed(module: str) -> bool:
-    import importlib.util
+def _settings(options: SessionOptions) -> onnxruntime.SessionOptions:
+    import onnxruntime
 
-    return importlib.util.find_spec(module) is not None
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = options.threads
+    settings.inter_op_num_threads = 1
+    settings.log_severity_level = 3
+    levels = onnxruntime.GraphOptimizationLevel
+    settings.graph_optimization_level = levels.ORT_ENABLE_ALL if options.optimized else levels.ORT_DISABLE_ALL
+    if options.cores[1:]:
+        # Of the threads that ONNX Runtime starts; it counts processors from 1.
+        affinities = ";".join(str(core + 1) for core in options.cores[1:])
+        settings.add_session_config_entry("session.intra_op_thread_affinities", affinities)
+    for key, value in options.config:
+        settings.add_session_config_entry(key, value)
+    if options.profile:
+        settings.enable_profiling = True
+        settings.profile_file_prefix = str(options.profile)
+    return settings
 
 
-# What a tool imports, and the package to install for it.
-_NEEDS = {
-    "export": {"ultralytics": "ultralytics"},
-    "modelopt": {"modelopt": "nvidia-modelopt"},
-    "nncf": {"nncf": "nncf"},
-    # Its metadata still ask for numpy 1; it runs with 2.
-    "inc": {
-        "onnx_neural_compressor": "--no-deps onnx-neural-compressor",
-        "prettytable": "prettytable",
-        "transformers": "transformers",
-    },
-    "brevitas": {"brevitas": "brevitas", "onnxoptimizer": "onnxoptimizer", "lightning_fabric": "lightning-fabric"},
-}
-
-
-def capability(precision: str, tool: str, provider: str) -> str | None:
-    """The one table of what can be done: provider x dtype x compute capability x installed tool.
-
-    Returns None if an artifact of ``precision`` made by ``tool`` can run on ``provider`` here, else the reason.
-    """
-    reason = provider_reason(provider)
-    if reason:
-        return reason
-    for module, package in _NEEDS.get(tool, {}).items():
-        if not _installed(module):
-            return f"the tool {tool} needs {package}, which is not installed (pip install -c constraints.txt {package})"
-    device = gpu()
-    computes = device.compute_capability if device else None
-    if precision == "fp8" and provider != "cpu" and device and computes and computes < 8.9:
-        return f"FP8 kernels need compute capability 8.9; {device.name} has {computes}"
-    return None
+def read_profile(events: Sequence[dict[str, Any]], macs: Mapping[str, int]) -> Kernels:
+    """What a profile's events say; ``macs``: a node's name or output to its MACs."""
+    providers: dict[str, str] = {}
+    ran: dict[str, tuple[str, int]] = {}
+    hidden = False
+    for event in events:
+        arguments = event.get("args", {})
+        if event.get("cat") != "Node" or not event.get("name", "").endswith("_kernel_time"):
+            continue
+        op, name = arguments.get("op_name", ""), event["name"].removesuffix("_kernel_time")
+        providers[name] = arguments.get("provider", "")
+        hidden |= op.startswith("TRTKernel")
+        if op in INTEGER_OPS or op in FLOAT_OPS:
+            origin = max((known for known in macs if name.startswith(known)), key=len, default=None)
+            ran[name] = (op, macs[origin] if origin else 0)
+    total = sum(count for _, count in ran.values())
+    integer = sum(count for op, count in ran.values() if op in INTEGER_OPS)
+    floating = sorted(((count, name) for name, (op, count) in ran.items() if op in FLOAT_OPS), reverse=True)
+    return Kernels(
+        None if hidden or not total else integer / total,
+        tuple(name for _, name in floating),
+        dict(Counter(providers.values())),
+    )

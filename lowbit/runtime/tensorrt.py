@@ -1,4 +1,4 @@
-"""TensorRT engines, built by its Python package: the types of an artifact's graph, obeyed, and what became of them.
+"""TensorRT: ONNX Runtime's provider, and engines that its Python package builds: the types of a graph, obeyed.
 
 The network is strongly typed: TensorRT keeps the types that the graph states, Q/DQ pairs and casts included, and is free
 in tactics only. That is what ``--precisionConstraints=obey`` asks for layer by layer, and the only mode of TensorRT 11.
@@ -6,19 +6,29 @@ in tactics only. That is what ``--precisionConstraints=obey`` asks for layer by 
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import importlib.metadata
 import importlib.util
 import json
 import re
+import tempfile
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lowbit.errors import UnavailableError
+from lowbit.errors import LowbitError, UnavailableError
+from lowbit.runtime.base import Form, Runtime
+from lowbit.runtime.options import SessionOptions
+from lowbit.runtime.ort import BoundRun, BoundSession, GpuProvider, load_error
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 # How the engine inspector names a tensor's type: TensorRT 8 in a sentence on its layout, later versions in a word.
 _TYPES = {
@@ -47,11 +57,112 @@ class Precisions:
     float_convolutions: tuple[str, ...]
 
 
+# What ONNX Runtime's provider is linked to, and the package that fits it and CUDA 13.
+LIBRARY = "libnvinfer.so.10"
+INSTALL = "pip install 'lowbit[tensorrt]'"
+# With it the provider captures a run as a CUDA graph and replays that, with the addresses of the first run: plain runs
+# give the first run's outputs again (https://github.com/microsoft/onnxruntime/issues/20050).
+CUDA_GRAPH = ("trt_cuda_graph_enable", "1")
+
+
+class TrtSession(BoundSession):
+    """A session of the TensorRT provider, which never captures a CUDA graph: only its timed run has one."""
+
+    def __init__(self, raw: Any, path: Path, title: str, capture: Callable[[], Any]) -> None:
+        super().__init__(raw, path, title)
+        self._capture = capture
+
+    def timed_run(self, tensor: NDArray[np.float32]) -> Callable[[], Any]:
+        """Runs of a CUDA graph, in a session of their own, which has this one binding for its life.
+
+        Raises :class:`LowbitError` if they give other outputs than a plain run.
+        """
+        run = BoundRun(self._capture(), tensor, "cuda")
+        run()
+        plain = self.run(None, {self.get_inputs()[0].name: tensor})
+        for wanted, found in zip(plain, run.outputs, strict=True):
+            if not np.allclose(found.numpy(), wanted, rtol=1e-3, atol=1e-3):
+                raise LowbitError(f"{self._path}: TensorRT's CUDA graph gives other outputs than a plain run.")
+        return run
+
+
+class TensorRt(GpuProvider):
+    """ONNX Runtime's TensorRT provider. Without its fp16 and int8 flags it builds a strongly typed network."""
+
+    name, title, library = "trt", "TensorrtExecutionProvider", "libonnxruntime_providers_tensorrt.so"
+    packages = ("onnxruntime-gpu", "tensorrt-cu13")
+    times_fp8 = hides_kernels = True
+
+    def keeps_floats(self, precision: str, weights_only: bool) -> bool:
+        """Never: TensorRT reads Q/DQ pairs itself."""
+        return False
+
+    def missing(self) -> str | None:
+        """TensorRT's library, which its package brings, and what ONNX Runtime's provider needs beside."""
+        return library_reason() or super().missing()
+
+    def refuses(self, form: Form) -> str | None:
+        """Q/DQ with zero points: TensorRT quantizes symmetrically."""
+        if form.activation_bits == 8 and not form.symmetric:
+            return f"{self.title} takes symmetric Q/DQ only, and this tool's activations have zero points"
+        return super().refuses(form)
+
+    def open(self, path: Path, options: SessionOptions) -> TrtSession:
+        """A session for accuracy, parity, kernels and the end-to-end latency; a CUDA graph would be wrong in all."""
+        if CUDA_GRAPH in options.provider_config:
+            raise ValueError("a session that meets run() must not capture a CUDA graph; timed_run() makes its own")
+        if reason := self.reason():
+            raise UnavailableError(reason)
+        captured = replace(options, provider_config=(*options.provider_config, CUDA_GRAPH))
+        session = TrtSession(self.create(path, options), path, self.title, lambda: self.create(path, captured))
+        session.check_assignment()
+        return session
+
+    def create(self, path: Path, options: SessionOptions) -> onnxruntime.InferenceSession:
+        """Every session of an artifact has the engine that its first one built, which takes minutes."""
+        cache = (("trt_engine_cache_enable", "1"), ("trt_engine_cache_path", _engines(path).name))
+        return super().create(path, replace(options, provider_config=(*options.provider_config, *cache)))
+
+
+@functools.cache
+def _engines(path: Path) -> tempfile.TemporaryDirectory[str]:
+    """A folder for one artifact's engine, removed with the process: the provider's cache tells no weights apart."""
+    return tempfile.TemporaryDirectory(prefix=f"lowbit-engine-{path.stem}-")
+
+
+RUNTIMES: tuple[Runtime, ...] = (TensorRt(),)
+
+
+@functools.cache
+def library_reason() -> str | None:
+    """Why TensorRT's library can't be loaded, with what was found and the remedy; None if it can."""
+    with contextlib.suppress(ImportError):
+        import tensorrt  # noqa: F401  # it loads its libraries from where pip put them
+    error = load_error(LIBRARY)
+    if error is None:
+        return None
+    found = (
+        ", ".join(f"{name} {version}" for name, version in found_versions().items() if version) or "no package of it"
+    )
+    return f"TensorRT's {LIBRARY} can't be loaded ({error}); found: {found}. {INSTALL}; ONNX Runtime is built for TensorRT 10"
+
+
+def found_versions() -> dict[str, str | None]:
+    """Versions of TensorRT's packages by name, None for one that is not installed."""
+    found: dict[str, str | None] = {}
+    for name in ("tensorrt-cu13", "tensorrt-cu13-libs", "tensorrt-cu13-bindings", "tensorrt"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = None
+    return found
+
+
 def reason() -> str | None:
     """Why no engine can be built here, with the remedy; None if one can."""
-    for module, package in {"tensorrt": "'tensorrt-cu13<11'", "torch": "torch"}.items():
+    for module, command in {"tensorrt": INSTALL, "torch": "pip install torch"}.items():
         if importlib.util.find_spec(module) is None:
-            return f"TensorRT engines need {package}, which is not installed (pip install {package})"
+            return f"TensorRT engines need {module}, which is not installed ({command})"
     import torch
 
     return None if torch.cuda.is_available() else "TensorRT engines need an NVIDIA GPU, and torch sees none"
@@ -88,7 +199,7 @@ class Engine:
     def __init__(self, path: Path, tensor: NDArray[np.float32]) -> None:
         if why := reason():
             raise UnavailableError(why)
-        import tensorrt  # type: ignore[import-not-found]  # only on machines with NVIDIA's GPUs
+        import tensorrt
         import torch
 
         logger = tensorrt.Logger(tensorrt.Logger.ERROR)

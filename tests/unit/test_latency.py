@@ -13,6 +13,7 @@ import pytest
 from lowbit import graph, latency, runtime
 from lowbit.data.letterbox import InputSpec
 from lowbit.detector import heads
+from lowbit.runtime import ort
 from tests.unit import toys
 
 
@@ -137,9 +138,9 @@ def test_throughput_in_batches_of_the_detector(tmp_path: Path) -> None:
 
 def test_a_bound_run_computes_what_a_plain_one_does(tmp_path: Path) -> None:
     """Twice, into the same buffers."""
-    session = runtime.open_session(toys.make_detector(tmp_path / "toy.onnx"), runtime.SessionOptions())
+    session = ort.Cpu().open(toys.make_detector(tmp_path / "toy.onnx"), runtime.SessionOptions())
     tensor = np.random.default_rng(0).random((1, 3, 64, 64), np.float32)
-    run = runtime.BoundRun(session, tensor, "cpu")
+    run = ort.BoundRun(session.raw, tensor, "cpu")
     wanted = session.run(None, {session.get_inputs()[0].name: tensor})[0]
     for _ in range(2):
         run()

@@ -73,7 +73,7 @@ def test_the_lowered_graph_runs_in_integers_and_sees_the_same(job: Job) -> None:
             assert name == "/model.0/Conv"
             found, values = (np.sort(one[one != 0]) for one in (found, np.tile(values, (4, 1, 1, 1))))
         assert found == pytest.approx(values, abs=1e-6 * float(np.abs(values).max()))
-    options = runtime.SessionOptions("cpu")
+    options = runtime.SessionOptions()
     picture, _ = preprocess(job.calibration.paths[0], job.input)
     assert kernels(job.output, options, picture).int8_mac_fraction == pytest.approx(1)
     head = heads.recognise(job.source, lowered)

@@ -170,7 +170,7 @@ def test_convolutions_that_share_a_bias_are_all_integer(job: Job, model: onnx.Mo
     layout.own_parameters(model)
     assert all(np.array_equal(one, two) for one, two in zip(run(model, pictures(job)[0]), wanted, strict=True))
     ort.quantize(job, copied(model), "minmax")
-    options = runtime.SessionOptions("cpu")
+    options = runtime.SessionOptions()
     assert proof.kernels(job.output, options, pictures(job)[0]).int8_mac_fraction == 1
     assert sqnr(job, model, graph.load(job.output)) > 20
 

@@ -16,6 +16,7 @@ from lowbit.data.letterbox import InputSpec, preprocess
 from lowbit.detector import heads
 from lowbit.errors import LowbitError
 from lowbit.quantizers import Job, ort
+from lowbit.runtime.ort import read_profile
 from tests.unit import toys
 
 
@@ -124,7 +125,7 @@ def test_macs_are_counted_from_shapes(detector: Path) -> None:
 
 def test_a_provider_that_hides_its_kernels_proves_nothing() -> None:
     event = {"cat": "Node", "name": "x_kernel_time", "args": {"op_name": "TRTKernel_graph_1", "provider": "Tensorrt"}}
-    assert proof.read_profile([event], {}).int8_mac_fraction is None
+    assert read_profile([event], {}).int8_mac_fraction is None
 
 
 def test_a_qcdq_graph_has_parity(detector: Path, inputs: list[NDArray[np.float32]], tmp_path: Path) -> None:

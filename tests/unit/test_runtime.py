@@ -24,6 +24,7 @@ from tests.unit import toys
 from tests.unit.waiting import PATIENCE, wait_until
 
 SPEC = InputSpec(toys.SIZE)
+CPU, CUDA = runtime.find("cpu"), runtime.find("cuda")
 
 
 @pytest.fixture
@@ -69,7 +70,7 @@ class Slow:
 @pytest.mark.parametrize("in_turns", [True, False])
 def test_many_pictures_are_seen_as_one_by_one(detector: Path, head: Head, dataset: Dataset, in_turns: bool) -> None:
     options = runtime.SessionOptions(threads=2)
-    one, many = (runtime.open_session(detector, o) for o in (options, runtime.for_many(options)))
+    one, many = (runtime.open_session(detector, o) for o in (options, CPU.for_many(options)))
     session, steps = Slow(many, 0.02 if in_turns else PATIENCE), []
     found = predict(
         session,  # type: ignore[arg-type]
@@ -111,8 +112,8 @@ def test_opencv_gets_its_threads_back(detector: Path, head: Head, dataset: Datas
 
 
 def test_what_sees_many_pictures_soonest() -> None:
-    assert runtime.for_many(runtime.SessionOptions("cpu", threads=8)).threads == 1
-    assert runtime.for_many(runtime.SessionOptions("cuda", threads=8)).threads == 8
+    assert CPU.for_many(runtime.SessionOptions("cpu", threads=8)).threads == 1
+    assert CUDA.for_many(runtime.SessionOptions("cuda", threads=8)).threads == 8
 
 
 def allowed() -> dict[str, str]:
@@ -123,7 +124,7 @@ def allowed() -> dict[str, str]:
 
 @pytest.mark.skipif(runtime.available_cores() < 2, reason="one processor: there is nothing to choose")
 def test_every_thread_of_a_timed_session_has_its_processor(detector: Path) -> None:
-    options = runtime.pinned(runtime.SessionOptions(threads=2))
+    options = CPU.for_timing(runtime.SessionOptions(threads=2))
     mine, other = options.cores
     assert mine != other and {mine, other} <= os.sched_getaffinity(0)
     assert options.as_json()["affinity"] == [mine, other]
@@ -142,6 +143,6 @@ def test_other_sessions_are_left_to_the_operating_system() -> None:
     everywhere = os.sched_getaffinity(0)
     assert runtime.SessionOptions().as_json()["affinity"] is None
     gpu = runtime.SessionOptions("cuda")
-    assert runtime.pinned(gpu) == gpu
+    assert CUDA.for_timing(gpu) == gpu
     with runtime.on_cores(gpu):
         assert os.sched_getaffinity(0) == everywhere

@@ -68,5 +68,5 @@ def test_an_engine_that_names_its_layers_only() -> None:
 
 @pytest.mark.skipif(importlib.util.find_spec("tensorrt") is not None, reason="TensorRT is installed")
 def test_without_tensorrt_there_is_a_reason_with_a_remedy(tmp_path: Path) -> None:
-    with pytest.raises(UnavailableError, match=r"pip install .tensorrt"):
+    with pytest.raises(UnavailableError, match=r"pip install .lowbit\[tensorrt\]"):
         tensorrt.Engine(tmp_path / "none.onnx", np.zeros((1, 3, 32, 32), np.float32))

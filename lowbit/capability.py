@@ -1,0 +1,30 @@
+"""What can be done here: a scheme asks its tools for what they need, and a runtime for what it takes."""
+
+from __future__ import annotations
+
+import importlib.util
+
+from lowbit.quantizers import tool
+from lowbit.runtime import Form, Runtime
+from lowbit.schemes import Scheme, origins
+
+
+def missing(scheme: Scheme, runtime: Runtime) -> str | None:
+    """Why no artifact of a scheme can run on a runtime here, with the remedy; None if it can."""
+    return runtime.refuses(form(scheme)) or runtime.reason() or _unmet_need(scheme)
+
+
+def form(scheme: Scheme) -> Form:
+    """What a scheme's artifact asks of a runtime."""
+    return Form(scheme.precision, scheme.weight_bits, scheme.activation_bits, tool(scheme.tool).SYMMETRIC)
+
+
+def _unmet_need(scheme: Scheme) -> str | None:
+    for origin in origins(scheme):
+        for module, package in tool(origin.tool).NEEDS.items():
+            if importlib.util.find_spec(module) is None:
+                return (
+                    f"the tool {origin.tool} needs {package}, which is not installed "
+                    f"(pip install -c constraints.txt {package})"
+                )
+    return None
