@@ -6,6 +6,7 @@ from lowbit.graph.head import (
     head_nodes,
     head_outputs,
     last_convolutions,
+    made_by,
     raw_head_of_batch,
     with_head_outputs,
 )
@@ -54,6 +55,7 @@ __all__ = [
     "last_convolutions",
     "load",
     "macs",
+    "made_by",
     "pairs",
     "raw_head_of_batch",
     "replace_nodes",

@@ -103,12 +103,24 @@ def head_nodes(model: onnx.ModelProto) -> list[str]:
     return [node.name for node in model.graph.node if node.name.startswith(prefix)]
 
 
-def ends_in_sigmoid(model: onnx.ModelProto) -> bool:
-    """Whether the first output joins what a sigmoid gives with something else: scores beside boxes."""
+def made_by(model: onnx.ModelProto, output: str) -> str:
+    """The operator that an output comes from, through those that only move or cast values; empty for none."""
+    last = _maker(model, output)
+    return last.op_type if last is not None else ""
+
+
+def _maker(model: onnx.ModelProto, name: str) -> onnx.NodeProto | None:
     makers = {output: node for node in model.graph.node for output in node.output}
-    last = makers.get(model.graph.output[0].name)
+    last = makers.get(name)
     while last is not None and last.op_type in ("Transpose", "Identity", "Cast"):
         last = makers.get(last.input[0])
+    return last
+
+
+def ends_in_sigmoid(model: onnx.ModelProto) -> bool:
+    """Whether the first output joins what a sigmoid gives with something else: scores beside boxes."""
+    last = _maker(model, model.graph.output[0].name)
     if last is None or last.op_type != "Concat":
         return False
-    return any(i in makers and makers[i].op_type == "Sigmoid" for i in last.input)
+    sigmoids = {output for node in model.graph.node if node.op_type == "Sigmoid" for output in node.output}
+    return not sigmoids.isdisjoint(last.input)

@@ -68,15 +68,28 @@ def make_pictures(folder: Path, count: int, seed: int) -> list[list[tuple[int, i
     return out
 
 
-def make_dataset(folder: Path, count: int = 6) -> Path:
-    """Write pictures and their COCO file; returns the latter's path."""
+def make_dataset(folder: Path, count: int = 6, stretch: tuple[int, int] = (1, 1)) -> Path:
+    """Write pictures and their COCO file; returns the latter's path. ``stretch``: how much wider and higher they are."""
     objects = make_pictures(folder, count, seed=1)
+    wide, high = stretch
+    if stretch != (1, 1):
+        for index in range(count):
+            path = str(folder / f"1-{index}.png")
+            cv2.imwrite(path, cv2.resize(cv2.imread(path), (SIZE * wide, SIZE * high)))
     annotations = [
-        {"image_id": i + 1, "category_id": label + 1, "bbox": [x * 32, y * 32, 32, 32], "area": 1024, "iscrowd": 0}
+        {
+            "image_id": i + 1,
+            "category_id": label + 1,
+            "bbox": [x * 32 * wide, y * 32 * high, 32 * wide, 32 * high],
+            "area": 1024 * wide * high,
+            "iscrowd": 0,
+        }
         for i, found in enumerate(objects)
         for label, x, y in found
     ]
-    images = [{"id": i + 1, "file_name": f"1-{i}.png", "width": SIZE, "height": SIZE} for i in range(count)]
+    images = [
+        {"id": i + 1, "file_name": f"1-{i}.png", "width": SIZE * wide, "height": SIZE * high} for i in range(count)
+    ]
     categories = [{"id": 1, "name": "red"}, {"id": 2, "name": "blue"}]
     path = folder / "instances_toy.json"
     numbered = [{"id": number, **entry} for number, entry in enumerate(annotations, 1)]
