@@ -245,13 +245,16 @@ CATALOGUE = _catalogue(
 
 def find(scheme_id: str) -> Scheme:
     """The scheme of an id: one of the catalogue, or ``mixed-<tool>-d<points>`` and ``mixed-brevitas-b<bits>`` with any
-    number. Raises :class:`InputError` that names the nearest ids."""
+    number, which has one id however it is written: ``d1.0`` for ``d1.00``. Raises :class:`InputError` that names the
+    nearest ids."""
     if scheme_id in CATALOGUE:
         return CATALOGUE[scheme_id]
     family = re.fullmatch(r"mixed-([a-z]+)-([db])(\d{1,2}\.\d{1,2})", scheme_id, re.ASCII)
     with contextlib.suppress(KeyError):
         if family:
-            return _within(*family.groups())
+            tool, kind, number = family.groups()
+            found = _within(tool, kind, str(float(number)))
+            return CATALOGUE.get(found.id, found)
     near = difflib.get_close_matches(scheme_id, CATALOGUE, n=3, cutoff=0.4) or list(CATALOGUE)
     raise InputError(f"there is no scheme {scheme_id!r}. Nearest: {', '.join(near)}.") from None
 

@@ -70,6 +70,15 @@ def test_batches_are_streamed(tmp_path: Path) -> None:
         next(batches)
 
 
+def test_calibration_digest_knows_how_often_an_image_is_listed(tmp_path: Path) -> None:
+    """Copies under other names count each: a calibration sees the image that often."""
+    once = [draw(tmp_path / f"{n}.png", n).name for n in range(2)]
+    (tmp_path / "copy.png").write_bytes((tmp_path / once[0]).read_bytes())
+    lists = [once, [*once, "copy.png"], ["copy.png", *once], ["copy.png", once[1]]]
+    digests = [calibration_of(tmp_path, names).digest for names in lists]
+    assert len(set(digests[:3])) == 3 and digests[3] == digests[0]
+
+
 def test_calibration_digest_knows_the_order(tmp_path: Path) -> None:
     names = [draw(tmp_path / f"{n}.png", n).name for n in range(2)]
     first = calibration_of(tmp_path, names).digest

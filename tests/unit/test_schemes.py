@@ -83,6 +83,20 @@ def test_families_take_any_number(scheme: str, setting: dict[str, float]) -> Non
     assert found.id == scheme and setting.items() <= found.settings.items()
 
 
+@pytest.mark.parametrize(
+    ("written", "scheme"),
+    [
+        ("mixed-native-d1.00", "mixed-native-d1.0"),
+        ("mixed-native-d01.0", "mixed-native-d1.0"),
+        ("mixed-ort-d0.50", "mixed-ort-d0.5"),
+        ("mixed-brevitas-b06.00", "mixed-brevitas-b6.0"),
+    ],
+)
+def test_a_number_written_otherwise_is_the_same_scheme(written: str, scheme: str) -> None:
+    assert find(written) == find(scheme)
+    assert find(written).id == scheme
+
+
 @pytest.mark.parametrize("scheme", ["mixed-ort-b6.0", "mixed-inc-d1.0", "mixed-native-d1", "mixed-native-d-1.0"])
 def test_families_that_there_are_not(scheme: str) -> None:
     with pytest.raises(InputError, match="there is no scheme"):
@@ -92,6 +106,6 @@ def test_families_that_there_are_not(scheme: str) -> None:
 def test_every_scheme_has_a_tool_and_settings_that_json_can_say() -> None:
     for scheme in CATALOGUE.values():
         module = tool(scheme.tool)
-        assert callable(module.build) and module.PACKAGES
+        assert callable(module.build) and isinstance(module.PACKAGES, tuple)
         assert json.loads(json.dumps(dict(scheme.settings))) == dict(scheme.settings)
         assert scheme.summary and "\n" not in scheme.summary and "|" not in scheme.summary
