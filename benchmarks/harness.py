@@ -32,10 +32,10 @@ from lowbit.data.letterbox import preprocess
 from lowbit.detector import Detector, registry
 from lowbit.metrics import evaluate
 from lowbit.predict import predict
-from lowbit.quantizers import export, graph_request
 from lowbit.runtime import DEFAULT, SessionOptions, find, open_session
 from lowbit.schemes import CATALOGUE
 from lowbit.store.key import BuildRequest
+from lowbit.store.requests import export_request, graph_request
 from lowbit.store.store import Store, default_root
 
 Row = Callable[[str, str, str], None]
@@ -136,7 +136,7 @@ def evaluation(row: Row, detector: Detector, store: Store, images: int, rounds: 
         "annotations": [entry for entry in dataset.coco["annotations"] if entry["image_id"] in kept],
     }
     part = replace(dataset, images=chosen, coco=coco)
-    path = store.get(export.request(detector)).path
+    path = store.get(export_request(detector)).path
     session, many = open_session(path, SessionOptions()), open_session(path, find(DEFAULT).for_many(SessionOptions()))
     name = session.get_inputs()[0].name
     tensors = [preprocess(image.path, detector.input)[0] for image in chosen]
@@ -179,7 +179,7 @@ def building(row: Row, detector: Detector, store: Store, rounds: int) -> None:
 
 
 def _request(detector: Detector, store: Store) -> BuildRequest:
-    source, calibration = store.get(export.request(detector)), detector.load_calibration(store.data)
+    source, calibration = store.get(export_request(detector)), detector.load_calibration(store.data)
     return graph_request(CATALOGUE["int8-modelopt-entropy"], source, detector.input, calibration)
 
 

@@ -17,9 +17,9 @@ import onnx
 from lowbit.detector import registry
 from lowbit.metrics import evaluate
 from lowbit.predict import predict
-from lowbit.quantizers import export
 from lowbit.runtime import DEFAULT, SessionOptions, find, open_session
 from lowbit.sensitivity import native
+from lowbit.store.requests import export_request
 from lowbit.store.store import Store, default_root
 
 PICTURES = 8
@@ -34,7 +34,7 @@ def main() -> None:
     store = Store(default_root())
     detector = registry.find(options.detector)
     dataset, calibration = detector.load_data(store.data), detector.load_calibration(store.data)
-    path = store.get(export.request(detector)).path
+    path = store.get(export_request(detector)).path
     floating = native.Graph(path, detector.head, detector.input, calibration.paths[:PICTURES])
     ranking = native.most_sensitive(
         native.sqnr_alone(floating, "int4", native.WEIGHTS_ONLY, progress=lambda _: None), len(floating.nodes)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+import io
 import json
 import re
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lowbit import files
 from lowbit.detector.head import Head
 from lowbit.detector.heads.decoded import Decoded
 from lowbit.detector.heads.end2end import End2End
@@ -59,16 +60,17 @@ def _unpickled(path: Path, *, trust: bool) -> Any:
     import torch
 
     try:
-        found = files.sha256(path)
+        data = path.read_bytes()  # once: what is unpickled is what was hashed
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}). Check the path.") from error
+    found = hashlib.sha256(data).hexdigest()
     if not trust and found not in TRUSTED_CHECKPOINTS:
         raise InputError(
             f"{path}: is a pickle with the unknown sha256 {found}; reading it would run whatever is in it. If you "
             "trust its origin, say --trust-checkpoint, or convert it to safetensors."
         )
     try:
-        loaded: Any = torch.load(path, map_location="cpu", weights_only=False)
+        loaded: Any = torch.load(io.BytesIO(data), map_location="cpu", weights_only=False)
     except Exception as error:  # a pickle can raise anything
         raise InputError(
             f"{path}: is no readable checkpoint ({type(error).__name__}: {str(error)[:200]}). Fetch it again."
@@ -81,8 +83,8 @@ def _unpickled(path: Path, *, trust: bool) -> Any:
 
 def architecture_of(
     path: Path, architecture: str | None, size: int, strides: tuple[int, ...], *, trust: bool
-) -> tuple[str | dict[str, Any], Head]:
-    """What a checkpoint is of: Ultralytics' YAML (its name or content) and the head that it deploys, for an input of
+) -> tuple[dict[str, Any], Head]:
+    """What a checkpoint is of: the content of Ultralytics' YAML and the head that it deploys, for an input of
     ``size`` pixels. ``architecture``: the YAML's name, where the checkpoint does not know it."""
     from ultralytics.nn.tasks import yaml_model_load
 
@@ -98,8 +100,10 @@ def architecture_of(
             raise InputError(f"{path}: holds no Ultralytics detector with its architecture. Declare architecture.")
         content = json.loads(json.dumps(found, default=str))
     try:
-        layers = yaml_model_load(content)["head"] if isinstance(content, str) else content["head"]
-        name = str(layers[-1][2])
+        if isinstance(content, str):
+            # What the file says: it changes, and lies elsewhere on another machine.
+            content = {key: value for key, value in yaml_model_load(content).items() if key != "yaml_file"}
+        name = str(content["head"][-1][2])
     except (OSError, KeyError, IndexError, TypeError) as error:
         raise InputError(f"{path}: architecture {str(content)[:80]!r} is no YAML of Ultralytics' ({error}).") from error
     if name not in HEADS:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lowbit import files, graph
+from lowbit import graph
 from lowbit.data.dataset import Dataset
 from lowbit.data.letterbox import InputSpec
 from lowbit.data.lists import CalibrationSet
@@ -15,6 +15,7 @@ from lowbit.detector import checkpoint, heads
 from lowbit.detector.checkpoint import OPSET
 from lowbit.detector.head import Head
 from lowbit.errors import UnavailableError
+from lowbit.graph.external import contents
 
 if TYPE_CHECKING:
     import torch
@@ -50,7 +51,7 @@ class Detector:
     def identity(self) -> dict[str, Any]:
         """What shapes the FP32 export: enters the key of every artifact."""
         return {
-            **({"sha256": files.sha256(self.source)} if self.seed is None else {"seed": self.seed}),
+            **(contents(self.source) if self.seed is None else {"seed": self.seed}),
             "architecture": self.architecture,
             "head": self.head.as_json(),
             "opset": OPSET,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lowbit.errors import InputError
+from lowbit.graph.external import external_files
 from lowbit.graph.nodes import inputs, shape_of
 from lowbit.runtime import plain_session
 
@@ -55,18 +56,11 @@ def embed(path: Path) -> None:
     """Put weights that an ONNX file keeps in files beside it into the file, and remove those: what is hashed is then all
     that is run. A file that is no ONNX is left to :func:`load` to refuse."""
     import onnx
-    from google.protobuf.message import DecodeError
-    from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
-    try:
-        tensors = onnx.load(str(path), load_external_data=False).graph.initializer
-    except DecodeError:
-        return
-    beside = {path.parent / ExternalDataInfo(tensor).location for tensor in tensors if uses_external_data(tensor)}
-    if beside:
+    if beside := external_files(path):
         onnx.save(onnx.load(str(path)), str(path))
-        for file in beside:
-            file.unlink()
+        for name in beside:
+            (path.parent / name).unlink()
 
 
 def fixed(path: Path, model: onnx.ModelProto, sides: tuple[int, int] | None = None) -> onnx.ModelProto:

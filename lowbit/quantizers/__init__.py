@@ -1,6 +1,6 @@
-"""One module a tool, each with one ``build(job)``, and with what others ask of it: ``PACKAGES`` (what shapes its output),
-``NEEDS`` (the modules that it imports beyond lowbit's own, each with what to give to pip) and ``SYMMETRIC`` (whether every
-zero point of its artifacts is 0).
+"""One module a tool, each with one ``build(job)``, and with what others ask of it: ``PACKAGES`` (what shapes its output
+though it is not imported here, because a package that is imported here uses it), ``NEEDS`` (the modules that it imports
+beyond lowbit's own, each with what to give to pip) and ``SYMMETRIC`` (whether every zero point of its artifacts is 0).
 
 A tool gets the detector's FP32 ONNX, or, if it is one of :data:`TORCH_TOOLS`, its checkpoint.
 
@@ -21,9 +21,6 @@ from numpy.typing import NDArray
 
 from lowbit.data.letterbox import InputSpec
 from lowbit.data.lists import CalibrationSet
-from lowbit.schemes import Scheme
-from lowbit.store.artifact import Artifact
-from lowbit.store.key import BuildRequest
 
 # Tools that quantize the torch module: their request names the detector, and they may learn from training pictures.
 TORCH_TOOLS = frozenset({"brevitas"})
@@ -35,9 +32,10 @@ CROSSCHECK_TOOLS = frozenset({"nncf", "inc"})
 class Job:
     """What one build gets. ``source``: FP32 ONNX or checkpoint; ``output``: the ONNX file to write.
 
-    ``training``: pictures to recover accuracy on, ``training_labels``: the data set that labels them, if the settings
-    use labels, and ``training_classes``, its category of every class. ``start``: the folder of the artifact that this one starts from, if the settings name one. ``unfinished``: a folder that outlives an interrupted
-    build, for what the next one can resume from.
+    ``training``: images to recover accuracy on, ``training_labels``: the data set that labels them, if the settings
+    use labels, and ``training_classes``, its category of every class. ``start``: the folder of the artifact that this one
+    starts from, if the settings name one. ``unfinished``: a folder that outlives an interrupted build, for what the next
+    one can resume from. ``trust``: whether ``source`` may be unpickled whatever its origin.
     """
 
     scheme: str
@@ -53,6 +51,7 @@ class Job:
     training_labels: Path | None = None
     training_classes: tuple[int, ...] = ()
     start: Path | None = None
+    trust: bool = False
 
 
 class CalibrationReader:
@@ -97,23 +96,9 @@ def tool(name: str) -> Any:
 
     Raises ``ImportError`` for an unknown tool or one whose packages are missing.
     """
-    return importlib.import_module(name if "." in name else f"lowbit.quantizers.{name}")
+    return importlib.import_module(module_of(name))
 
 
-def graph_request(
-    scheme: Scheme, source: Artifact, spec: InputSpec, calibration: CalibrationSet, start: Artifact | None = None
-) -> BuildRequest:
-    """What the store is asked for a scheme that quantizes a detector's FP32 graph, ``source``; ``start``: the artifact
-    that it starts from, if any."""
-    return BuildRequest(
-        tool=scheme.tool,
-        scheme=scheme.id,
-        settings=dict(scheme.settings),
-        source=source.path,
-        identity={"sha256": source.sha256},
-        start=start,
-        input=spec,
-        calibration=calibration.paths,
-        calibration_digest=calibration.digest,
-        packages=tool(scheme.tool).PACKAGES,
-    )
+def module_of(name: str) -> str:
+    """The name of a tool's module."""
+    return name if "." in name else f"{__name__}.{name}"

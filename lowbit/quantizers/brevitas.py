@@ -28,7 +28,7 @@ from lowbit.errors import BuildError
 from lowbit.quantizers import Job
 from lowbit.store.artifact import MANIFEST
 
-PACKAGES = ("torch", "ultralytics", "brevitas", "onnx", "onnxoptimizer", "lightning-fabric", "numpy", "opencv-python")
+PACKAGES: tuple[str, ...] = ("onnxoptimizer",)
 NEEDS: dict[str, str] = {
     "brevitas": "brevitas",
     "onnxoptimizer": "onnxoptimizer",
@@ -51,7 +51,7 @@ def build(job: Job) -> dict[str, Any]:
     from lowbit.sensitivity import mixed
 
     settings = job.settings
-    detector = registry.rebuild(job.source, job.identity, trust=settings["trust"])
+    detector = registry.rebuild(job.source, job.identity, trust=job.trust)
     teacher = layers.fused(detector)
     student = copy.deepcopy(teacher)
     info: dict[str, Any] = {}

@@ -12,7 +12,7 @@ from typing import Any
 from lowbit import graph
 from lowbit.quantizers import CalibrationReader, Job
 
-PACKAGES = ("onnx-neural-compressor", "onnxruntime-gpu", "onnx", "numpy")
+PACKAGES: tuple[str, ...] = ()
 NEEDS: dict[str, str] = {
     # Its metadata still ask for numpy 1; it runs with 2.
     "onnx_neural_compressor": "--no-deps onnx-neural-compressor",

@@ -7,7 +7,7 @@ from typing import Any
 from lowbit import graph, rewrite
 from lowbit.quantizers import Job
 
-PACKAGES = ("onnxruntime-gpu", "onnx", "numpy")
+PACKAGES: tuple[str, ...] = ()
 NEEDS: dict[str, str] = {}
 SYMMETRIC = True
 

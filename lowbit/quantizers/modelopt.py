@@ -16,7 +16,7 @@ from lowbit.quantizers import CalibrationReader, Job
 from lowbit.sensitivity import native
 
 _SENSITIVITY_PICTURES = 8
-PACKAGES = ("nvidia-modelopt", "onnxruntime-gpu", "onnx", "onnx-graphsurgeon", "onnxslim", "numpy")
+PACKAGES: tuple[str, ...] = ("onnx-graphsurgeon", "onnxconverter-common")
 NEEDS: dict[str, str] = {"modelopt": "nvidia-modelopt"}
 SYMMETRIC = True
 

@@ -14,7 +14,7 @@ from lowbit.detector import heads
 from lowbit.quantizers import Job
 from lowbit.sensitivity import assignment, search
 
-PACKAGES = ("onnx", "onnxruntime-gpu", "scipy", "numpy")
+PACKAGES: tuple[str, ...] = ()
 NEEDS: dict[str, str] = {}
 SYMMETRIC = True
 

@@ -12,7 +12,7 @@ from typing import Any
 from lowbit import graph
 from lowbit.quantizers import Job
 
-PACKAGES = ("nncf", "onnxruntime-gpu", "onnx", "numpy")
+PACKAGES: tuple[str, ...] = ()
 NEEDS: dict[str, str] = {"nncf": "nncf"}
 SYMMETRIC = False
 

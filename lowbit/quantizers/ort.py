@@ -31,7 +31,7 @@ from lowbit.sensitivity import assignment, search
 if TYPE_CHECKING:
     import onnx
 
-PACKAGES = ("onnxruntime-gpu", "onnx", "numpy", "scipy")
+PACKAGES: tuple[str, ...] = ()
 NEEDS: dict[str, str] = {}
 SYMMETRIC = False
 

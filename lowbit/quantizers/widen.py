@@ -7,7 +7,7 @@ from typing import Any
 from lowbit import graph, qcdq
 from lowbit.quantizers import Job
 
-PACKAGES = ("onnx",)
+PACKAGES: tuple[str, ...] = ()
 NEEDS: dict[str, str] = {}
 SYMMETRIC = True
 

@@ -3,6 +3,7 @@ configuration into ``FOLDER``."""
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from lowbit.data.lists import CalibrationSet
 from lowbit.detector import registry
 from lowbit.sensitivity import autoquant, find, native
 from lowbit.store import worker
+from lowbit.store.source import take
 
 # Every convolution twice, alone and spared: few pictures rank as many do.
 _GRAPH_PICTURES = 4
@@ -20,8 +22,11 @@ def measure(request: dict[str, Any], folder: Path, progress: worker.Progress) ->
     """Score one combination."""
     from lowbit.qat import layers
 
-    detector = registry.rebuild(Path(request["source"]), request["identity"], trust=request["trust"])
-    network = layers.fused(detector)
+    identity = request["identity"]
+    with tempfile.TemporaryDirectory() as private:
+        source = take(Path(request["source"]), identity, Path(private))
+        detector = registry.rebuild(source, identity, trust=request["trust"])
+        network = layers.fused(detector)
     pictures = CalibrationSet(folder, tuple(map(Path, request["calibration"])))
     combination = find(request["combination"])
     progress("calibrating")

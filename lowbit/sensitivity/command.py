@@ -258,9 +258,9 @@ def _detector(options: argparse.Namespace) -> tuple[Detector, CalibrationSet]:
 
 def _float(detector: Detector) -> Path:
     """The detector's FP32 graph, from the store."""
-    from lowbit.quantizers import export
+    from lowbit.store.requests import export_request
 
-    return Store(default_root(), progress=_say).get(export.request(detector)).path
+    return Store(default_root(), progress=_say).get(export_request(detector)).path
 
 
 _last = 0.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,11 +42,16 @@ def is_key(name: str) -> bool:
 
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
     """Write the manifest of a finished folder and return it: what is given, the model's hash and size, and the SHA-256 of
-    every file that belongs to the artifact. Folders and links in it do not."""
-    found = sorted(path for path in folder.iterdir() if path.is_file() and not path.is_symlink())
-    model = folder / MODEL
-    listed = {path.name: files.sha256(path) for path in found if path.name != MANIFEST}
-    manifest = {**manifest, "sha256": listed[MODEL], "bytes": model.stat().st_size, "files": listed}
+    every file. Folders and links, which a tool may leave behind, are removed."""
+    listed = {}
+    for path in sorted(folder.iterdir()):
+        if path.is_symlink():
+            path.unlink()
+        elif path.is_dir():
+            shutil.rmtree(path)
+        else:
+            listed[path.name] = files.sha256(path)
+    manifest = {**manifest, "sha256": listed[MODEL], "bytes": (folder / MODEL).stat().st_size, "files": listed}
     files.write_json(folder / MANIFEST, manifest)
     return manifest
 

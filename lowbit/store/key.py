@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 import importlib.metadata
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from lowbit import files
 from lowbit.data.letterbox import InputSpec
+from lowbit.quantizers import module_of, tool
 from lowbit.store.artifact import Artifact
+from lowbit.store.code import Code, code_of
 
-# Bump when lowbit itself builds the same settings differently: all tools', or of those that it concerns, for some builds
-# take half an hour.
-BUILD_VERSION = 4
-TOOL_VERSIONS = {"ort": 8, "lower": 8}
+BUILD_PROCESS = "lowbit.quantizers"
 
 
 @dataclass(frozen=True)
 class BuildRequest:
-    """All that shapes an artifact. ``settings`` must be JSON-able.
+    """What is to be built. ``settings`` must be JSON-able.
 
-    ``source``: the FP32 ONNX to quantize, or the checkpoint for tool ``export``. ``identity`` describes it by content.
-    ``calibration``: list of pictures, ``calibration_digest`` their content; empty for tools that need none.
-    ``training``: pictures that a recovery may learn from, likewise; ``training_labels``: the data set that labels
-    them, for settings that use labels, and ``training_classes``, its category of every class (``training_digest`` covers
-    both). ``start``: the artifact that this one starts from.
+    ``source``: the FP32 ONNX to quantize, or the checkpoint for tools that take one. ``identity`` describes it by content.
+    ``calibration``: list of images, ``calibration_digest`` their content; empty for tools that need none.
+    ``training``: images that a recovery may learn from, likewise; ``training_labels``: the data set that labels them, for
+    settings that use labels, and ``training_classes``, its category of every class (``training_digest`` covers both).
+    ``start``: the artifact that this one starts from. ``measured_on``: the processor, for settings whose artifact depends
+    on what its kernels compute. ``trust``: whether a pickled checkpoint of unknown origin may be read; it shapes nothing.
     """
 
     tool: str
@@ -41,12 +43,17 @@ class BuildRequest:
     training_labels: Path | None = None
     training_classes: tuple[int, ...] = ()
     start: Artifact | None = None
-    packages: tuple[str, ...] = ()
+    measured_on: dict[str, Any] | None = None
+    trust: bool = False
 
+    @cached_property
     def ingredients(self) -> dict[str, Any]:
-        """What the key is made of, and what the manifest says."""
+        """What the key is made of, and what the manifest says: everything that shapes the artifact, by its content. No
+        path is among it, so machines can share artifacts."""
+        code = self._code
+        versions = {**{name: version(name) for name in tool(self.tool).PACKAGES}, **code.packages}
         return {
-            "build_version": TOOL_VERSIONS.get(self.tool, BUILD_VERSION),
+            "code": code.digest,
             "scheme": self.scheme,
             "tool": self.tool,
             "settings": self.settings,
@@ -55,19 +62,23 @@ class BuildRequest:
             "calibration": self.calibration_digest,
             **({"training": self.training_digest} if self.training else {}),
             **({"start": self.start.manifest["key"]} if self.start else {}),
+            **({"measured_on": self.measured_on} if self.measured_on else {}),
             "preprocessing": self.input.preprocessing if self.calibration else None,
-            "tool_versions": {name: version(name) for name in self.packages},
+            "tool_versions": dict(sorted(versions.items())),
         }
 
     @property
+    def _code(self) -> Code:
+        return code_of(module_of(self.tool), f"{BUILD_PROCESS}.__main__")
+
+    @cached_property
     def key(self) -> str:
         """SHA-256 of the ingredients, shortened to 40 hexadecimal digits."""
-        return files.digest(self.ingredients())[:40]
+        return files.digest(self.ingredients)[:40]
 
 
 def version(package: str) -> str | None:
     """The installed version of a package, or None."""
-    try:
+    with suppress(importlib.metadata.PackageNotFoundError):
         return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+    return None

@@ -24,7 +24,7 @@ from lowbit import files
 from lowbit.errors import BuildError, LowbitError, StoreError
 from lowbit.store import worker
 from lowbit.store.artifact import LOG, MODEL, Artifact, read_artifact, write_manifest
-from lowbit.store.key import BuildRequest
+from lowbit.store.key import BUILD_PROCESS, BuildRequest
 
 STORE_VARIABLE = "LOWBIT_STORE"
 DEFAULT_TIMEOUT = 7200.0
@@ -138,7 +138,7 @@ class Store:
             if not model.is_file():
                 raise BuildError(f"{request.scheme}: {request.tool} ended well but wrote no {MODEL}.")
             manifest = {
-                **request.ingredients(),
+                **request.ingredients,
                 "key": request.key,
                 "source_path": str(request.source),
                 "calibration_images": len(request.calibration),
@@ -209,6 +209,7 @@ def _build_in_worker(
         "training_classes": list(request.training_classes),
         "start": str(request.start.path.parent) if request.start else None,
         "unfinished": str(unfinished),
+        "trust": request.trust,
     }
-    work = worker.Work("lowbit.quantizers", f"{request.scheme}: {request.tool}", folder, folder / LOG, timeout)
+    work = worker.Work(BUILD_PROCESS, f"{request.scheme}: {request.tool}", folder, folder / LOG, timeout)
     return worker.run(work, asked, lambda text: progress(f"{request.scheme}: {text}"))

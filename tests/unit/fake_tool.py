@@ -12,7 +12,7 @@ from typing import Any
 from lowbit.errors import InputError
 from lowbit.quantizers import Job
 
-PACKAGES = ("numpy",)
+PACKAGES: tuple[str, ...] = ()
 
 
 def build(job: Job) -> dict[str, Any]:
@@ -26,6 +26,13 @@ def build(job: Job) -> dict[str, Any]:
         raise RuntimeError("the tool's own trouble")
     if what == "refuse":
         raise InputError("this input is unfit")
+    if what == "refuse source":
+        raise InputError(f"{job.source}: is unfit")
+    if what == "read":
+        # The user's file changes in the middle of a build.
+        Path(job.settings["count"]).with_name("source").write_bytes(b"other weights")
+        job.output.write_bytes(job.source.read_bytes())
+        return {"read_from": str(job.source)}
     if what == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     if what == "exit":
@@ -47,6 +54,10 @@ def build(job: Job) -> dict[str, Any]:
             os.kill(os.getpid(), signal.SIGKILL)
         job.output.write_text(state.read_text())
         return {}
+    if what == "litter":
+        (job.output.parent / "below").mkdir()
+        (job.output.parent / "below" / "temporary").write_bytes(b"x")
+        (job.output.parent / "link").symlink_to(Path(job.settings["count"]).with_name("source"))
     if what == "beside":
         (job.output.parent / "beside.bin").write_bytes(b"weights")
     if what == "slow":

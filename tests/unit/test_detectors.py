@@ -17,6 +17,7 @@ from lowbit.data.coco import load_coco
 from lowbit.data.letterbox import InputSpec
 from lowbit.detector import REGISTRY, Detector, assets_folder, find, heads, rebuild
 from lowbit.detector.checkpoint import TRUSTED_CHECKPOINTS, load_state
+from lowbit.detector.declare import Declared
 from lowbit.detector.heads.decoded import Decoded
 from lowbit.detector.heads.end2end import End2End
 from lowbit.detector.heads.raw import Raw
@@ -41,6 +42,21 @@ class Trap:
 def network() -> torch.nn.Module:
     torch.manual_seed(0)
     return torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.BatchNorm2d(4))
+
+
+def test_what_is_unpickled_is_what_was_hashed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody puts another file in its place as soon as its hash is known to be good."""
+    path, marker = tmp_path / "yolov10n.pt", tmp_path / "marker"
+    torch.save({"model": network()}, path)
+
+    class Swapping(dict[str, str]):
+        def __contains__(self, sha256: object) -> bool:
+            path.write_bytes(pickle.dumps(Trap(marker)))
+            return super().__contains__(sha256)
+
+    monkeypatch.setattr("lowbit.detector.checkpoint.TRUSTED_CHECKPOINTS", Swapping({files.sha256(path): path.name}))
+    assert load_state(path)["0.weight"].equal(network().state_dict()["0.weight"])
+    assert not marker.exists()
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".pth", ".bin", ""])
@@ -246,6 +262,25 @@ def test_an_ultralytics_checkpoint_is_recognised(tmp_path: Path) -> None:
     again.export(tmp_path / "out.onnx")
     found = heads.recognise(tmp_path / "out.onnx", graph.load(tmp_path / "out.onnx"))
     assert found == detector.head
+
+
+def test_a_declared_architecture_counts_by_what_it_says(tmp_path: Path) -> None:
+    """And not by where the file lies."""
+    from ultralytics.nn.tasks import DetectionModel
+    from ultralytics.utils import ROOT
+
+    weights = tmp_path / "mine.safetensors"
+    safetensors.save_file(DetectionModel("yolov10n.yaml", nc=3, verbose=False).state_dict(), weights)
+    text = (ROOT / "cfg/models/v10/yolov10n.yaml").read_text()
+    identities = []
+    for folder, content in (("a", text), ("b", text), ("c", f"{text}\nkeypoints: 3\n")):
+        (tmp_path / folder).mkdir()
+        file = tmp_path / folder / "yolov10n-mine.yaml"
+        file.write_text(content)
+        declared = {"mine": Declared(model=weights, architecture=str(file))}
+        identities.append(find("mine", declared=declared).identity())
+    assert identities[0] == identities[1] != identities[2]
+    assert str(tmp_path) not in str(identities)
 
 
 def test_onnx_file_needs_data(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from lowbit import cli
+from lowbit import cli, files
 from lowbit.data.letterbox import InputSpec
 from lowbit.errors import InputError, StoreError
 from lowbit.store import sharing
@@ -33,7 +33,7 @@ def built(tmp_path: Path) -> Store:
                 scheme=scheme,
                 settings={"count": str(tmp_path / "count")},
                 source=source,
-                identity={"sha256": "s"},
+                identity={"sha256": files.sha256(source)},
                 input=InputSpec(64),
             )
         )

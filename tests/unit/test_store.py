@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from lowbit import files
 from lowbit.data.letterbox import InputSpec
 from lowbit.errors import BuildError, InputError, LowbitError, StoreError
 from lowbit.store.artifact import MANIFEST, MODEL
@@ -45,8 +46,11 @@ def store(tmp_path: Path) -> Store:
 
 def request_for(tmp_path: Path, what: str = "good", **changes: Any) -> BuildRequest:
     settings = {"what": what, "count": str(tmp_path / "count")}
+    source = tmp_path / "source"
+    if not source.exists():
+        source.write_bytes(b"weights")
     request = BuildRequest(
-        "tests.unit.fake_tool", "toy", settings, tmp_path, {"sha256": "0"}, InputSpec(64), packages=("numpy",)
+        "tests.unit.fake_tool", "toy", settings, source, {"sha256": files.sha256(source)}, InputSpec(64)
     )
     return dataclasses.replace(request, **changes)
 
@@ -86,7 +90,8 @@ def test_builds_once_with_a_manifest(store: Store, tmp_path: Path) -> None:
         {"calibration_digest": "other pictures"},
         {"input": InputSpec(128)},
         {"scheme": "other"},
-        {"packages": ("numpy", "onnx")},
+        {"measured_on": {"model": 1}},
+        {"training": (Path("a.png"),), "training_digest": "other images"},
     ],
     ids=lambda changes: next(iter(changes)),
 )
@@ -94,9 +99,33 @@ def test_the_key_knows_all_that_shapes_an_artifact(tmp_path: Path, changes: dict
     assert request_for(tmp_path, **changes).key != request_for(tmp_path).key
 
 
-def test_the_key_does_not_know_where_files_lie(tmp_path: Path) -> None:
-    moved = request_for(tmp_path, source=tmp_path / "elsewhere", calibration=())
-    assert moved.key == request_for(tmp_path).key
+@pytest.mark.parametrize(
+    "changes", [{"source": Path("/elsewhere")}, {"trust": True}], ids=lambda changes: next(iter(changes))
+)
+def test_the_key_does_not_know_what_shapes_nothing(tmp_path: Path, changes: dict[str, Any]) -> None:
+    assert request_for(tmp_path, **changes).key == request_for(tmp_path).key
+
+
+def test_a_source_that_changes_after_its_key_was_made_builds_nothing(store: Store, tmp_path: Path) -> None:
+    request = request_for(tmp_path)
+    assert request.key
+    request.source.write_bytes(b"other weights")
+    with pytest.raises(InputError, match=f"{request.source}: was changed while it was used"):
+        store.get(request)
+    assert builds(tmp_path) == 0
+
+
+@pytest.mark.parametrize("what", ["read", "refuse source"])
+def test_a_tool_reads_a_copy_of_its_own_that_is_not_kept(store: Store, tmp_path: Path, what: str) -> None:
+    request = request_for(tmp_path, what)
+    if what == "read":
+        artifact = store.get(request)
+        assert artifact.path.read_bytes() == b"weights"
+        assert {path.name for path in artifact.path.parent.iterdir()} == {MODEL, MANIFEST, "build.log"}
+        assert Path(artifact.manifest["read_from"]) != request.source
+        return
+    with pytest.raises(InputError, match=f"^{request.source}: is unfit"):
+        store.get(request)
 
 
 @pytest.mark.parametrize(("what", "said"), FAULTS.items())
@@ -152,6 +181,12 @@ def test_a_lock_is_given_back_whatever_happens(store: Store) -> None:
         raise RuntimeError
     with other.lock("a"):
         pass
+
+
+def test_folders_and_links_that_a_tool_leaves_are_not_kept(store: Store, tmp_path: Path) -> None:
+    folder = store.get(request_for(tmp_path, "litter")).path.parent
+    assert {path.name for path in folder.iterdir()} == {MODEL, MANIFEST, "build.log"}
+    assert (tmp_path / "source").is_file()
 
 
 def test_a_file_of_the_artifact_that_is_damaged_is_noticed(store: Store, tmp_path: Path) -> None:
