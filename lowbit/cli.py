@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lowbit.errors import LowbitError
+from lowbit.errors import InputError, LowbitError
 
 if TYPE_CHECKING:
     from lowbit.host import Processor
@@ -19,7 +19,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; 0 if it went well, 1 if ``compare`` finds a regression, 2 for bad input."""
     parser = argparse.ArgumentParser(prog="lowbit", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("doctor", help="what this machine can run, what is missing and how to get it")
+    check = commands.add_parser("doctor", help="what this machine can run, or what an INT8 file loses on others")
+    check.add_argument("artifact", type=Path, nargs="?", help="an .onnx file, for which layers saturate without VNNI")
+    check.add_argument("--images", type=Path, help="list of images for that (the bundled detector's, if the size fits)")
     commands.add_parser("schemes", help="the scheme catalogue as a table")
     report = commands.add_parser("report", help="write summary.md and report.html again from a run's results.json")
     report.add_argument("run", type=Path, nargs="?", default=Path("runs/latest"), help="run folder (runs/latest)")
@@ -51,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         if options.command == "doctor":
-            print(doctor())
+            print(examine(options.artifact, options.images) if options.artifact or options.images else doctor())
         elif options.command == "schemes":
             print(schemes_table())
         elif options.command == "fetch":
@@ -134,6 +136,22 @@ def doctor() -> str:
         lines.append(f"| {scheme.id} | " + " | ".join(cells) + " |")
     lines += ["", *(f"({number}) {reason}" for number, reason in enumerate(reasons, 1))]
     return "\n".join(lines)
+
+
+def examine(artifact: Path | None, images: Path | None) -> str:
+    """What :func:`lowbit.diagnosis.diagnose` finds, with progress on a terminal."""
+    from lowbit.diagnosis import diagnose
+
+    if artifact is None:
+        raise InputError(
+            "doctor --images: needs the .onnx file that is run on them: lowbit doctor ARTIFACT --images LIST."
+        )
+
+    show = _Progress()
+    try:
+        return diagnose(artifact, images, show)
+    finally:
+        show.end()
 
 
 def _int8_kernels(processor: Processor) -> str:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from lowbit import graph, integer_kernels, saturation
 from lowbit.errors import InputError, UnavailableError
+from lowbit.graph.nodes import inputs
 from lowbit.runtime import kernels_saturate, optimized_graph, plain_session
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ class Emulator:
         wanted = [self._place(name) for name in outputs or self._heads]
         if not self._kept.issuperset(names := {node.output[0] for node in wanted}):
             self._cut(frozenset(names))
-        feed = self._model.graph.input[0].name
+        feed = inputs(self._model)[0].name
         values: dict[str, NDArray[Any]] = {**self._stored, feed: tensor}
         for step in self._steps:
             if isinstance(step, _Segment):

@@ -8,58 +8,12 @@ import numpy as np
 import onnx
 import pytest
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import numpy_helper
 
 from lowbit import emulation, graph, proof, runtime, saturation
 from lowbit.errors import InputError
-
-SIDE = 12
-
-
-def _artifact(largest: int, *, signed: bool = False) -> onnx.ModelProto:
-    """Two quantized convolutions with ReLU and a depthwise one between, weights up to ``largest``, a raw head of 66
-    channels; the decode tail scales it. All activations lie between 0 and 1."""
-    rng = np.random.default_rng(largest)
-    stored: dict[str, NDArray] = {
-        "scale": np.float32(1 / 255),
-        "zero": np.int8(-128) if signed else np.uint8(0),
-        "half": np.float32(0.5),
-        "none": np.int32(0),
-    }
-    nodes: list[onnx.NodeProto] = []
-
-    def add(op: str, inputs: list[str], output: str, **attributes: object) -> str:
-        nodes.append(helper.make_node(op, inputs, [output], name=f"/{output}/{op}", **attributes))
-        return output
-
-    def pair(name: str) -> str:
-        quantized = add("QuantizeLinear", [name, "scale", "zero"], f"{name}_q")
-        return add("DequantizeLinear", [quantized, "scale", "zero"], f"{name}_d")
-
-    def conv(name: str, data: str, shape: tuple[int, ...], **attributes: object) -> str:
-        weight = rng.integers(largest // 2, largest + 1, shape)
-        signs = rng.choice([-1, 1], (shape[0], 1, 1, 1)) if name != "first" else np.ones((shape[0], 1, 1, 1))
-        stored[f"{name}_w"] = (weight * signs).astype(np.int8)
-        taps = int(np.prod(shape[1:]))
-        stored[f"{name}_s"] = np.full(shape[0], 1 / (largest * taps), np.float32)
-        stored[f"{name}_b"] = rng.integers(-200, 200, shape[0]).astype(np.int32)
-        stored[f"{name}_bs"] = stored[f"{name}_s"] * stored["scale"]
-        weight_name = add("DequantizeLinear", [f"{name}_w", f"{name}_s"], f"{name}_wd", axis=0)
-        bias = add("DequantizeLinear", [f"{name}_b", f"{name}_bs"], f"{name}_bd", axis=0)
-        return add("Conv", [data, weight_name, bias], name, **attributes)
-
-    first = add("Relu", [conv("first", pair("images"), (8, 3, 3, 3), pads=[1] * 4)], "active")
-    depthwise = conv("depthwise", pair(first), (8, 1, 3, 3), group=8)
-    head = conv("head", pair(depthwise), (66, 8, 1, 1))
-    add("Mul", [pair(head), "half"], "output0")
-    body = helper.make_graph(
-        nodes,
-        "artifact",
-        [helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 3, SIDE, SIDE])],
-        [helper.make_tensor_value_info("output0", TensorProto.FLOAT, None)],
-        [numpy_helper.from_array(np.asarray(value), name) for name, value in stored.items()],
-    )
-    return helper.make_model(body, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+from tests.unit import other_processor
+from tests.unit.saturating import SIDE, artifact
 
 
 @pytest.fixture
@@ -77,7 +31,7 @@ def _deployed(model: onnx.ModelProto, inputs: list[NDArray[np.float32]]) -> list
 
 @pytest.mark.parametrize("signed", [False, True], ids=["u8", "s8"])
 def test_this_kind_of_processor_is_emulated_bit_by_bit(signed: bool, bright: list[NDArray[np.float32]]) -> None:
-    model = _artifact(127, signed=signed)
+    model = artifact(127, signed=signed)
     found = emulation.emulate(model, bright, vnni=not runtime.kernels_saturate(), outputs=["output0"])
     for one, real in zip(found, _deployed(model, bright), strict=True):
         np.testing.assert_array_equal(one, real)
@@ -87,7 +41,7 @@ def test_this_kind_of_processor_is_emulated_bit_by_bit(signed: bool, bright: lis
 
 @pytest.mark.parametrize("signed", [False, True], ids=["u8", "s8"])
 def test_only_kernels_without_vnni_lose_what_passes_16_bits(signed: bool, bright: list[NDArray[np.float32]]) -> None:
-    model = _artifact(127, signed=signed)
+    model = artifact(127, signed=signed)
     exact, lossy = (emulation.emulate(model, bright, vnni=vnni) for vnni in (True, False))
     assert proof.compare_heads(exact, lossy).sqnr_db < 25
     session = runtime.plain_session(model, optimized=False)
@@ -98,22 +52,22 @@ def test_only_kernels_without_vnni_lose_what_passes_16_bits(signed: bool, bright
 
 
 def test_layers_tell_what_saturates(bright: list[NDArray[np.float32]]) -> None:
-    layers = emulation.saturating_layers(_artifact(127), bright)
+    layers = emulation.saturating_layers(artifact(127), bright)
     # Not the depthwise one.
     assert [layer.name for layer in layers] == ["/first/Conv", "/head/Conv"]
     first = layers[0]
     assert first.op == "QLinearConv"
     assert 32767 < first.seen <= first.allowed <= 64770
     assert first.share > 0.9
-    weight = numpy_helper.to_array(next(t for t in _artifact(127).graph.initializer if t.name == "first_w"))
+    weight = numpy_helper.to_array(next(t for t in artifact(127).graph.initializer if t.name == "first_w"))
     assert first.allowed == saturation.worst_pair(weight).max()
     dark = [np.full((1, 3, SIDE, SIDE), 0.1, np.float32)]
-    assert emulation.saturating_layers(_artifact(127), dark)[0].share == 0
-    assert emulation.saturating_layers(_artifact(127), dark)[0].seen < 2 * 127 * 27
+    assert emulation.saturating_layers(artifact(127), dark)[0].share == 0
+    assert emulation.saturating_layers(artifact(127), dark)[0].seen < 2 * 127 * 27
 
 
 def test_small_weights_cannot_saturate(bright: list[NDArray[np.float32]]) -> None:
-    model = _artifact(64)
+    model = artifact(64)
     assert emulation.saturating_layers(model, bright) == []
     exact, lossy = (emulation.emulate(model, bright, vnni=vnni) for vnni in (True, False))
     assert proof.compare_heads(exact, lossy).sqnr_db == float("inf")
@@ -125,7 +79,7 @@ def test_only_where_both_saturate_must_kernels_be_changed(
 ) -> None:
     """``lossy``: what the probe would say of a processor."""
     monkeypatch.setattr(emulation, "kernels_saturate", lambda: lossy)
-    saturates = emulation.saturates_here(_artifact(largest))
+    saturates = emulation.saturates_here(artifact(largest))
     assert saturates is expected
     assert (runtime.PRECISE in runtime.deployed_options("int8", saturates=saturates).config) is expected
     assert runtime.PRECISE not in runtime.deployed_options("int8", "cuda", saturates=saturates).config
@@ -133,11 +87,11 @@ def test_only_where_both_saturate_must_kernels_be_changed(
 
 def test_the_options_decide_what_runs_in_integers(bright: list[NDArray[np.float32]]) -> None:
     config = (("session.disable_quant_qdq", "1"),)
-    assert emulation.saturating_layers(_artifact(127), bright, config=config) == []
+    assert emulation.saturating_layers(artifact(127), bright, config=config) == []
 
 
 def test_nodes_without_names_are_found(bright: list[NDArray[np.float32]]) -> None:
-    model = _artifact(127)
+    model = artifact(127)
     named = emulation.emulate(model, bright, vnni=False)
     for node in model.graph.node:
         node.name = ""
@@ -147,13 +101,27 @@ def test_nodes_without_names_are_found(bright: list[NDArray[np.float32]]) -> Non
 
 def test_an_unknown_tensor_is_refused(bright: list[NDArray[np.float32]]) -> None:
     with pytest.raises(InputError, match="'nowhere' can't be found"):
-        emulation.emulate(_artifact(127), bright, vnni=True, outputs=["nowhere"])
+        emulation.emulate(artifact(127), bright, vnni=True, outputs=["nowhere"])
 
 
 def test_a_precise_session_is_right_everywhere(bright: list[NDArray[np.float32]], tmp_path: Path) -> None:
     """On processors with VNNI the entry changes nothing; on others it brings exact sums."""
-    model = _artifact(127)
+    model = artifact(127)
     exact = emulation.emulate(model, bright, vnni=True, outputs=["output0"])
     session = runtime.plain_session(model, (runtime.PRECISE,))
     for one, expected in zip(bright, exact, strict=True):
         np.testing.assert_array_equal(session.run(None, {"images": one})[0], expected)
+
+
+@other_processor.needed
+def test_the_other_processor_is_emulated_bit_by_bit(bright: list[NDArray[np.float32]], tmp_path: Path) -> None:
+    """ONNX Runtime itself, with the graph optimized there, on an emulated processor without VNNI."""
+    runs: list[other_processor.Run] = []
+    expected = []
+    for signed in (False, True):
+        model = artifact(127, signed=signed)
+        for vnni, config in ((False, ()), (True, (runtime.PRECISE,))):
+            runs += [(config, model, {"images": one}) for one in bright]
+            expected += emulation.emulate(model, bright, vnni=vnni, outputs=["output0"])
+    for one, real in zip(expected, other_processor.run(runs, tmp_path), strict=True):
+        np.testing.assert_array_equal(one, real)

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,24 +9,8 @@ import pytest
 
 from lowbit import integer_kernels, runtime
 from lowbit.errors import UnavailableError
+from tests.unit import other_processor
 from tests.unit.integer_nodes import Case, cases
-
-# AVX2, and neither AVX512 nor VNNI.
-OTHER = "Haswell"
-# Run there: it needs nothing of lowbit.
-RUN = """
-import pickle, sys, onnxruntime
-found = []
-for config, model, x in pickle.load(open(sys.argv[1], "rb")):
-    settings = onnxruntime.SessionOptions()
-    settings.intra_op_num_threads = 1
-    settings.log_severity_level = 3
-    for key, value in config:
-        settings.add_session_config_entry(key, value)
-    session = onnxruntime.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
-    found.append(session.run(None, {"x": x})[0])
-pickle.dump(found, open(sys.argv[2], "wb"))
-"""
 
 
 def _emulated(case: Case, *, vnni: bool) -> np.ndarray | None:
@@ -72,27 +52,30 @@ def test_depthwise_and_signed_kernels_add_in_32_bits() -> None:
     assert {case.name for case in cases() if " s8" in case.name or "ConvInteger" in case.name} <= found
 
 
-@pytest.mark.skipif(shutil.which("qemu-x86_64") is None, reason="needs qemu-x86_64 (apt-get install qemu-user)")
+@other_processor.needed
 def test_the_other_processor_computes_what_is_emulated_for_it(tmp_path: Path) -> None:
     """ONNX Runtime's own kernels, on an emulated processor without VNNI: pair order, saturation and rounding."""
     known = cases()
     emulated = [_emulated(case, vnni=False) for case in known]
     saturating = [case for case, sums in zip(known, emulated, strict=True) if sums is not None]
-    runs = [((), case.model.SerializeToString(), case.x) for case in known]
-    runs += [((runtime.PRECISE,), case.model.SerializeToString(), case.x) for case in saturating]
-    (tmp_path / "runs").write_bytes(pickle.dumps(runs))
-    command = ["qemu-x86_64", "-cpu", OTHER, sys.executable, "-c", RUN, str(tmp_path / "runs"), str(tmp_path / "found")]
-    subprocess.run(command, check=True, capture_output=True, timeout=600)
-    found = pickle.loads((tmp_path / "found").read_bytes())
+    runs: list[other_processor.Run] = [((), case.model, {"x": case.x}) for case in known]
+    runs += [((runtime.PRECISE,), case.model, {"x": case.x}) for case in saturating]
+    found = other_processor.run(runs, tmp_path)
     expected = [
         runtime.plain_session(case.model).run(None, {"x": case.x})[0] if sums is None else sums
         for case, sums in zip(known, emulated, strict=True)
     ]
-    expected += [_emulated(case, vnni=True) for case in saturating]
+    expected += [integer_kernels.run(case.node, case.values(), vnni=True) for case in saturating]
     names = [*(case.name for case in known), *(f"{case.name}, {runtime.PRECISE[0]}" for case in saturating)]
     assert [
         name for name, one, other in zip(names, found, expected, strict=True) if not np.array_equal(one, other)
     ] == []
+
+
+@other_processor.needed
+def test_the_probe_tells_the_other_processor() -> None:
+    said = other_processor.python("from lowbit import runtime; print(runtime.kernels_saturate())")
+    assert said.strip() == "True"
 
 
 def test_what_was_seen_is_counted() -> None:
