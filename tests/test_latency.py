@@ -40,9 +40,7 @@ def test_latency(
     benchmark.group = f"{case.name} on {case.runtime.name}"
     detector, images = workbench.detector(case.detector), workbench.dataset(case.detector).images
     options, session = workbench.timed_options(case), workbench.timed_session(case)
-    stages = latency.end_to_end(
-        session, workbench.head(case.detector), detector.input, [image.path for image in images[:PICTURES]]
-    )
+    stages = latency.end_to_end(session, detector.head, detector.input, [image.path for image in images[:PICTURES]])
     references = {"fp32": "speedup", **({"fp16": "speedup_fp16"} if case.runtime.gpu else {})}
     run = session.timed_run(timing_input)
     others = {
