@@ -102,6 +102,11 @@ def _add_sensitivity(commands: Any) -> None:
     find.add_argument(
         "--dataset", type=Path, help="COCO file or data.yaml that the result is checked on (the detector's)"
     )
+    find.add_argument(
+        "--allow-similar",
+        action="store_true",
+        help="take calibration images that look like evaluation images, as frames of one fixed camera do",
+    )
     find.add_argument("--to", type=Path, default=Path("runs"), help="where the result is kept (runs)")
     for parser, images in ((sweep, 16), (layers, 8), (find, 40)):
         parser.add_argument("--detector", default="shapes10n", help="a name, an .onnx or .pt file (shapes10n)")

@@ -81,7 +81,7 @@ def search(options: argparse.Namespace) -> str:
             f"--max-drop {options.max_drop}: is finer than a hundredth of a point. Say at most four decimals."
         )
     detector, calibration = _detector(options)
-    dataset = _evaluation(detector, calibration, options.dataset)
+    dataset = _evaluation(detector, calibration, options)
     path, head = _float(detector), detector.head
     tool = "ort" if options.objective == "latency" else "native"
     digest = files.digest([detector.identity(), calibration.digest, options.max_drop, options.objective])[:12]
@@ -181,15 +181,17 @@ def _timing(reference: Any, candidates: assignment.Candidates, tensor: Any) -> C
     return measure
 
 
-def _evaluation(detector: Detector, calibration: CalibrationSet, given: Path | None) -> Dataset | None:
+def _evaluation(detector: Detector, calibration: CalibrationSet, options: argparse.Namespace) -> Dataset | None:
     """The data that the chosen candidate is checked on; None for random weights. Raises :class:`InputError` for data that
     do not fit, before anything is built."""
     if detector.seed is not None:
         return None
+    given: Path | None = options.dataset
     dataset = load_data(given.resolve()) if given else detector.load_data(Store(default_root()).data)
     declared = declare.load(Path.cwd()).detectors.get(detector.name)
     dataset = dataset.fitted(detector.head.classes, detector.name, declared.classes if declared else None)
-    similar = check_leak(dataset, calibration, allow_similar=bool(declared and declared.allow_similar))
+    allowed = options.allow_similar or bool(declared and declared.allow_similar)
+    similar = check_leak(dataset, calibration, allow_similar=allowed)
     for note in (*dataset.notes, *similar):
         _say(note)
     return dataset

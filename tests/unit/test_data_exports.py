@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,10 @@ def test_what_is_learned_from_is_as_displayed(tmp_path: Path) -> None:
 def test_the_digest_knows_the_frame(tmp_path: Path) -> None:
     one, other = (load_coco(photos(tmp_path, (6, size))).digest for size in ((60, 90), (90, 60)))
     assert one != other
+    # Upside down, so that width and height say nothing.
+    data = load_coco(photos(tmp_path, (3, (90, 60))))
+    as_stored = replace(data, images=(replace(data.images[0], as_stored=True),))
+    assert as_stored.digest != data.digest
 
 
 def test_annotations_that_repeat_are_dropped_and_counted(tmp_path: Path) -> None:
