@@ -103,6 +103,22 @@ def test_baselines_are_kept_by_hardware(toy: Toy, tmp_path: Path) -> None:
             path.unlink()
 
 
+def test_an_artifact_that_would_saturate_runs_without_such_kernels(
+    toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a processor without VNNI, with an artifact that is not made for it."""
+    (tmp_path / "lossy.py").write_text("from lowbit import emulation\n\nemulation.saturates_here = lambda *_: True\n")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    done = toy.pytest("-p", "lossy", "tests/test_latency.py", "-k", "int8-ort-minmax and not openvino")
+    assert done.returncode == 0, done.stdout + done.stderr
+    measured = [e for e in toy.results().entries if e.latency]
+    assert [(e.scheme, e.provider) for e in measured] == [("int8-ort-minmax", "cpu")]
+    assert measured[0].runtime is not None and measured[0].latency is not None
+    assert measured[0].runtime.options["config"]["session.x64quantprecision"] == "1"
+    assert measured[0].latency.precision_cost is not None and measured[0].latency.precision_cost > 0
+    assert "so it ran with `session.x64quantprecision=1`" in (toy.folder / "runs" / "latest" / "summary.md").read_text()
+
+
 def test_gpu_tests_skip_with_a_reason_where_there_is_none(toy: Toy) -> None:
     from lowbit.host import gpu
 
