@@ -313,7 +313,10 @@ def _settings(options: SessionOptions) -> onnxruntime.SessionOptions:
 
 
 def read_profile(events: Sequence[dict[str, Any]], macs: Mapping[str, int]) -> Kernels:
-    """What a profile's events say; ``macs``: a node's name or output to its MACs."""
+    """What a profile's events say; ``macs``: a node's name or output to its MACs.
+
+    Where one weighted node has no known MACs, the share of integer ones is not known either.
+    """
     providers: dict[str, str] = {}
     ran: dict[str, tuple[str, int]] = {}
     hidden = False
@@ -326,6 +329,7 @@ def read_profile(events: Sequence[dict[str, Any]], macs: Mapping[str, int]) -> K
         hidden |= op.startswith("TRTKernel")
         if op in INTEGER_OPS or op in FLOAT_OPS:
             origin = max((known for known in macs if name.startswith(known)), key=len, default=None)
+            hidden |= origin is None
             ran[name] = (op, macs[origin] if origin else 0)
     total = sum(count for _, count in ran.values())
     integer = sum(count for op, count in ran.values() if op in INTEGER_OPS)

@@ -318,6 +318,53 @@ def test_macs() -> None:
     assert found == {"/model.0/Conv": 24 * 64 * 64, "output0": 24 * 64 * 64}
 
 
+def test_macs_of_products_and_transposed_convolutions() -> None:
+    nodes = [
+        node("ConvTranspose", ["images", "up"], "big", "up", kernel_shape=[2, 2], strides=[2, 2]),
+        node("GlobalAveragePool", ["big"], "pooled", "pool"),
+        node("Flatten", ["pooled"], "flat", "flatten"),
+        node("Gemm", ["flat", "dense"], "dense_y", "gemm", transB=1),
+        node("MatMul", ["dense_y", "linear"], "output0", "matmul"),
+    ]
+    weights = [floats((3, 8, 2, 2), "up"), floats((6, 8), "dense"), floats((6, 2), "linear")]
+    found = graph.macs(make_model(nodes, weights, shape_out=(1, 2)))
+    counted = {name: found[name] for name in ("up", "gemm", "matmul")}
+    assert counted == {"up": 3 * 8 * 4 * 64 * 64, "gemm": 48, "matmul": 12}
+
+
+def chunked() -> onnx.ModelProto:
+    """A channel slice whose end is computed, as PyTorch writes ``chunk``, and a Reduce operator with axes as an input;
+    how many values are not 0 depends on the image."""
+    nodes = [
+        node("Shape", ["images"], "sides", "shape"),
+        node("Gather", ["sides", "one"], "channels", "gather"),
+        node("Sub", ["channels", "one"], "end", "sub"),
+        node("Slice", ["images", "zero", "end", "one"], "chunk", "slice"),
+        node("Conv", ["chunk", "w"], "y", "conv"),
+        node("ReduceMax", ["y", "axes"], "top", "reduce", keepdims=0),
+        node("NonZero", ["top"], "where", "where"),
+        node("Cast", ["where"], "output0", "cast", to=TensorProto.FLOAT),
+    ]
+    weights = [
+        floats((4, 2, 1, 1), "w"),
+        array(np.array([0]), "zero"),
+        array(np.array([1]), "one"),
+        array(np.array([1]), "axes"),
+    ]
+    return make_model(nodes, weights, shape_out=("a", "b"), opset=19)
+
+
+def test_macs_where_inference_fails_are_measured() -> None:
+    found = graph.macs(chunked())
+    assert found["conv"] == 8 * 64 * 64
+
+
+def test_shapes_that_depend_on_the_image_are_left_open() -> None:
+    sizes = graph.shapes(chunked())
+    assert (sizes["chunk"], sizes["top"]) == ((1, 2, 64, 64), (1, 64, 64))
+    assert 0 in sizes["output0"]
+
+
 def with_attention(flat: tuple[int, ...]) -> onnx.ModelProto:
     """A convolution, a Reshape to ``flat`` and back as attention has it, a convolution, and a tail for one picture."""
     weights = [

@@ -128,6 +128,15 @@ def test_a_provider_that_hides_its_kernels_proves_nothing() -> None:
     assert read_profile([event], {}).int8_mac_fraction is None
 
 
+def test_a_share_of_what_could_not_be_counted_is_none() -> None:
+    events = [
+        {"cat": "Node", "name": f"{name}_kernel_time", "args": {"op_name": op, "provider": "Cpu"}}
+        for name, op in (("one", "QLinearConv"), ("two", "Conv"))
+    ]
+    assert read_profile(events, {"one": 30, "two": 10}).int8_mac_fraction == 0.75
+    assert read_profile(events, {"one": 30}).int8_mac_fraction is None
+
+
 def test_a_qcdq_graph_has_parity(detector: Path, inputs: list[NDArray[np.float32]], tmp_path: Path) -> None:
     """The form in which ONNX Runtime 1.24 was silently wrong on real detectors: a Clip between Q and DQ."""
     path = toys.make_qcdq(detector, tmp_path / "qcdq.onnx")
