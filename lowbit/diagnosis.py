@@ -40,9 +40,10 @@ def diagnose(path: Path, images: Path | None, say: Callable[[str], None]) -> str
             "weights allow a sum of two neighbouring products that 16 bits do not hold. The file computes the same on x86 "
             "processors with VNNI and without."
         )
-    chosen = _images(path, model, images)
+    spec = _input(path, model)
+    chosen = _images(path, spec, images)
     heads: tuple[list[NDArray[np.float32]], list[NDArray[np.float32]]] = ([], [])
-    for number, tensor in enumerate(chosen.batches(InputSpec(_side(path, model))), 1):
+    for number, tensor in enumerate(chosen.batches(spec), 1):
         for vnni, head in zip((True, False), heads, strict=True):
             say(f"image {number} of {len(chosen.paths)}, as a processor with{'' if vnni else 'out'} VNNI computes it")
             head += emulator.run(tensor, vnni=vnni)
@@ -62,28 +63,28 @@ def _emulator(path: Path, model: onnx.ModelProto) -> Emulator:
     return emulator
 
 
-def _side(path: Path, model: onnx.ModelProto) -> int:
-    """The side of its images, in pixels."""
+def _input(path: Path, model: onnx.ModelProto) -> InputSpec:
+    """How its images are prepared: of its own sides, the rest as lowbit's defaults are."""
     values = inputs(model)
-    sides = [dim.dim_value for dim in values[0].type.tensor_type.shape.dim] if len(values) == 1 else []
-    if len(sides) != 4 or sides[:2] != [1, 3] or sides[2] != sides[3] or not sides[2]:
+    dims = [dim.dim_value for dim in values[0].type.tensor_type.shape.dim] if len(values) == 1 else []
+    if len(dims) != 4 or dims[:2] != [1, 3] or 0 in dims:
         raise InputError(
-            f"{path}: takes {sides or 'several inputs'}, not one image of 1 x 3 x size x size. Export it so."
+            f"{path}: takes {dims or 'several inputs'}, not one image of 1 x 3 x height x width. Export it so."
         )
-    return sides[2]
+    return InputSpec(*dims[2:])
 
 
-def _images(path: Path, model: onnx.ModelProto, images: Path | None) -> CalibrationSet:
+def _images(path: Path, spec: InputSpec, images: Path | None) -> CalibrationSet:
     from lowbit.detector import find
     from lowbit.store.store import Store, default_root
 
     if images is not None:
         return load_calibration(images.resolve()).first(IMAGES)
     bundled = find("shapes10n")
-    if _side(path, model) != bundled.input.size:
+    if spec != bundled.input:
         raise InputError(
-            f"{path}: takes images of {_side(path, model)} pixels, and the bundled ones have {bundled.input.size}. Name "
-            "images like those of deployment: --images calibration.txt, one path a line."
+            f"{path}: takes images of {spec.height} x {spec.width} pixels, and the bundled ones have {bundled.input.size}. "
+            "Name images like those of deployment: --images calibration.txt, one path a line."
         )
     return bundled.load_calibration(Store(default_root()).data).first(IMAGES)
 

@@ -85,7 +85,7 @@ def test_images_are_asked_for_where_the_bundled_ones_do_not_fit(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["doctor", _written(tmp_path, artifact(127))]) == 2
-    assert f"takes images of {SIDE} pixels, and the bundled ones have 320" in capsys.readouterr().err
+    assert f"takes images of {SIDE} x {SIDE} pixels, and the bundled ones have 320" in capsys.readouterr().err
 
 
 def test_images_alone_are_refused(images: Path, capsys: pytest.CaptureFixture[str]) -> None:
