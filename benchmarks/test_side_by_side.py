@@ -2,7 +2,7 @@
 
 ``pytest benchmarks/test_side_by_side.py --detector yolov10n``. Others are called as their own documentation shows, with
 the same calibration pictures: ModelOpt's ``quantize`` and ONNX Runtime's ``quantize_static`` with their defaults, and
-OpenVINO, plain and with NNCF's INT8, where it is installed (``pip install 'lowbit[openvino]'``). Every row is timed interleaved
+OpenVINO, plain and with NNCF's INT8, where it is installed (``pip install 'lowbit[openvino,nncf]'``). Every row is timed interleaved
 with the plain FP32 export, one input at a time, and scored on the detector's data set.
 """
 
@@ -24,28 +24,11 @@ from lowbit.data.letterbox import preprocess
 from lowbit.latency import interleave
 from lowbit.metrics import drop_interval, evaluate
 from lowbit.predict import predict
-from lowbit.runtime import available_cores, deployed_options, open_session
+from lowbit.runtime import SessionOptions, deployed_options, find, open_session
 from lowbit.schemes import CATALOGUE
 
 PAIRS = 60
 Pictures = list[NDArray[np.float32]]
-
-
-class Compiled:
-    """An OpenVINO model with the interface of an ONNX Runtime session."""
-
-    def __init__(self, model: Any, name: str) -> None:
-        import openvino
-
-        self.name = name
-        settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": available_cores()}
-        self._compiled = openvino.compile_model(model, "CPU", settings)
-
-    def get_inputs(self) -> list[Compiled]:
-        return [self]
-
-    def run(self, _: None, feed: dict[str, NDArray[np.float32]]) -> list[NDArray[np.float32]]:
-        return [np.asarray(self._compiled(feed)[0])]
 
 
 def plain_modelopt(source: Path, name: str, pictures: Pictures, folder: Path) -> Any:
@@ -77,15 +60,24 @@ def plain_ort(source: Path, name: str, pictures: Pictures, folder: Path) -> Any:
 
 
 def openvino_float(source: Path, name: str, _: Pictures, __: Path) -> Any:
-    openvino = pytest.importorskip("openvino", reason="not installed: pip install 'lowbit[openvino]'")
-    return Compiled(openvino.convert_model(str(source)), name)
+    return open_session(source, openvino_options("fp32"))
 
 
-def openvino_nncf(source: Path, name: str, pictures: Pictures, _: Path) -> Any:
-    openvino = pytest.importorskip("openvino", reason="not installed: pip install 'lowbit[openvino]'")
+def openvino_nncf(source: Path, name: str, pictures: Pictures, folder: Path) -> Any:
+    options, target = openvino_options("int8"), folder / "nncf.xml"
     nncf = pytest.importorskip("nncf", reason="not installed: pip install 'lowbit[nncf]'")
-    model = openvino.convert_model(str(source))
-    return Compiled(nncf.quantize(model, nncf.Dataset([{name: picture} for picture in pictures])), name)
+    import openvino
+
+    quantized = nncf.quantize(openvino.convert_model(str(source)), nncf.Dataset([{name: one} for one in pictures]))
+    openvino.save_model(quantized, str(target))
+    return open_session(target, options)
+
+
+def openvino_options(precision: str) -> SessionOptions:
+    """Those of lowbit's runtime. Skips where OpenVINO is not installed."""
+    if reason := find("openvino").reason():
+        pytest.skip(reason)
+    return deployed_options(precision, "openvino")
 
 
 OTHERS: dict[str, Callable[[Path, str, Pictures, Path], Any]] = {

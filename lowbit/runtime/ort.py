@@ -251,9 +251,14 @@ class GpuProvider(Provider):
 
     def create(self, path: Path, options: SessionOptions) -> onnxruntime.InferenceSession:
         """The session, which has this provider for sure. Raises :class:`UnavailableError` if it does not start."""
-        raw = super().create(path, replace(options, config=(*options.config, RECORD_ASSIGNMENT)))
+        try:
+            raw = super().create(path, replace(options, config=(*options.config, RECORD_ASSIGNMENT)))
+        except LowbitError as error:
+            if why := self.library_error():
+                raise UnavailableError(f"{self.title} can't be loaded ({why}). {error}") from error
+            raise
         if self.title not in raw.get_providers():
-            # ONNX Runtime leaves out a provider whose library does not load, and tells its log.
+            # ONNX Runtime leaves out a provider whose library does not load, and tells its log only.
             why = self.library_error() or "ONNX Runtime's log says why"
             raise UnavailableError(f"{self.title} is built in but did not start ({why}).")
         return raw
