@@ -1,12 +1,35 @@
-"""Networks of a few hundred weights, and what trains them."""
+"""Networks of a few hundred weights, and what trains them; and a whole detector, small."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from torch import Tensor, nn
 
 from lowbit.qat.distillation import Plan, Raw
 
 PLAN = Plan(steps=30, rate=1e-2, batch=2, size=32, checks=5)
+
+
+def small_yolov10() -> dict[str, Any]:
+    """Every part of YOLOv10's architecture once, narrow: what Ultralytics makes a detector of, with strides 8 to 32."""
+    backbone = [
+        [-1, 1, "Conv", [8, 3, 2]],
+        [-1, 1, "Conv", [16, 3, 2]],
+        [-1, 1, "C2f", [16, True]],
+        [-1, 1, "Conv", [32, 3, 2]],
+        [-1, 1, "SCDown", [64, 3, 2]],
+        [-1, 1, "SCDown", [128, 3, 2]],
+        [-1, 1, "SPPF", [128, 5]],
+        [-1, 1, "PSA", [128]],
+    ]
+    neck = [
+        [-1, 1, "nn.Upsample", [None, 2, "nearest"]],
+        [[-1, 4], 1, "Concat", [1]],
+        [-1, 1, "C2fCIB", [32, True, True]],
+        [[3, 10, 7], 1, "v10Detect", ["nc"]],
+    ]
+    return {"nc": 80, "backbone": backbone, "head": neck}
 
 
 class Toy(nn.Module):

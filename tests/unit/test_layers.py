@@ -19,6 +19,9 @@ torch, layers = lazily("torch"), lazily("lowbit.qat.layers")
 
 SIZE = 64
 SETTINGS = {"weight_bits": 4, "activation_bits": 16, "scales": "channel"}
+MADE: dict[tuple[Any, ...], Any] = {}
+# Its calibrated networks are in one process.
+pytestmark = pytest.mark.xdist_group("layers")
 
 
 @pytest.fixture(scope="module")
@@ -39,11 +42,14 @@ def picture() -> np.ndarray:
 
 
 def quantized(original: layers.RawHead, picture: np.ndarray, eight: set[str] = frozenset(), **changes: Any) -> Any:  # type: ignore[assignment]
+    """A copy of its own for every test of what is calibrated once, for that takes seconds."""
     settings = {**SETTINGS, **changes}
-    network = copy.deepcopy(original)
-    layers.quantize_convolutions(network, settings, eight)
-    layers.calibrate(network, iter([picture]))
-    return network
+    key = (id(original), picture.tobytes(), frozenset(eight), *settings.items())
+    if key not in MADE:
+        MADE[key] = copy.deepcopy(original)
+        layers.quantize_convolutions(MADE[key], settings, eight)
+        layers.calibrate(MADE[key], iter([picture]))
+    return copy.deepcopy(MADE[key])
 
 
 def by_name(network: Any) -> dict[str, Any]:
