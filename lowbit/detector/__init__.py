@@ -1,6 +1,6 @@
 """What is measured: detectors, where they come from, and the heads that read their outputs."""
 
-from lowbit.detector.detector import Detector
-from lowbit.detector.registry import REGISTRY, assets_folder, find, rebuild
+from lowbit.detector.detector import Detector, rebuild
+from lowbit.detector.registry import REGISTRY, assets_folder, find
 
 __all__ = ["REGISTRY", "Detector", "assets_folder", "find", "rebuild"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from lowbit.data.lists import CalibrationSet
 from lowbit.detector import checkpoint, heads
 from lowbit.detector.checkpoint import OPSET
 from lowbit.detector.head import Head
-from lowbit.errors import UnavailableError
+from lowbit.errors import LowbitError, UnavailableError
 from lowbit.graph.external import contents
 
 if TYPE_CHECKING:
@@ -85,3 +85,25 @@ class Detector:
         model = graph.fixed(self.onnx, graph.load(self.onnx), self.input.sides)
         heads.stamp(model, self.head)
         onnx.save(model, str(path))
+
+
+def rebuild(source: Path, identity: Mapping[str, Any], *, trust: bool) -> Detector:
+    """A detector from its file and :meth:`Detector.identity`, without data: for builds in other processes."""
+
+    def nothing(_: Path) -> Any:
+        raise LowbitError(f"{source}: a detector that was rebuilt for a build has no data.")
+
+    head, architecture = heads.of_json(identity["head"]), identity["architecture"]
+    return Detector(
+        name=source.stem,
+        input=InputSpec(*head.sides),
+        head=head,
+        architecture=architecture,
+        weights=source if architecture and "seed" not in identity else None,
+        onnx=None if architecture else source,
+        seed=identity.get("seed"),
+        load_data=nothing,
+        load_calibration=nothing,
+        load_training=nothing,
+        trust=trust,
+    )

@@ -19,7 +19,7 @@ from lowbit.detector.detector import Detector
 from lowbit.detector.fetch import default_folder
 from lowbit.detector.heads.decoded import Decoded
 from lowbit.detector.heads.end2end import End2End
-from lowbit.errors import InputError, LowbitError, UnavailableError
+from lowbit.errors import InputError, UnavailableError
 
 ASSETS_VARIABLE = "LOWBIT_ASSETS"
 
@@ -195,25 +195,3 @@ def _of_file(name: str, declared: Declared, *, trust: bool) -> Detector:
         path, declared.architecture, spec.size, declared.strides, trust=trust
     )
     return Detector(name=name, input=spec, head=head, architecture=architecture, weights=path, onnx=None, **data)
-
-
-def rebuild(source: Path, identity: Mapping[str, Any], *, trust: bool) -> Detector:
-    """A detector from its file and :meth:`Detector.identity`, without data: for builds in other processes."""
-
-    def nothing(_: Path) -> Any:
-        raise LowbitError(f"{source}: a detector that was rebuilt for a build has no data.")
-
-    head, architecture = heads.of_json(identity["head"]), identity["architecture"]
-    return Detector(
-        name=source.stem,
-        input=InputSpec(*head.sides),
-        head=head,
-        architecture=architecture,
-        weights=source if architecture and "seed" not in identity else None,
-        onnx=None if architecture else source,
-        seed=identity.get("seed"),
-        load_data=nothing,
-        load_calibration=nothing,
-        load_training=nothing,
-        trust=trust,
-    )

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from lowbit.data.load import load_data
-from lowbit.detector import registry
+from lowbit.detector import rebuild
 from lowbit.detector.head import Head
 from lowbit.errors import BuildError
 from lowbit.quantizers import Job
@@ -51,7 +51,7 @@ def build(job: Job) -> dict[str, Any]:
     from lowbit.sensitivity import mixed
 
     settings = job.settings
-    detector = registry.rebuild(job.source, job.identity, trust=job.trust)
+    detector = rebuild(job.source, job.identity, trust=job.trust)
     teacher = layers.fused(detector)
     student = copy.deepcopy(teacher)
     info: dict[str, Any] = {}

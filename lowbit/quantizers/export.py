@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lowbit.detector import registry
+from lowbit.detector import rebuild
 from lowbit.quantizers import Job
 
 PACKAGES: tuple[str, ...] = ()
@@ -14,7 +14,7 @@ SYMMETRIC = True
 
 def build(job: Job) -> dict[str, Any]:
     """Export the detector with the head that its identity names."""
-    detector = registry.rebuild(job.source, job.identity, trust=job.trust)
+    detector = rebuild(job.source, job.identity, trust=job.trust)
     job.progress("exporting")
     detector.export(job.output)
     return {}

@@ -9,7 +9,7 @@ from typing import Any
 
 from lowbit.data.letterbox import InputSpec
 from lowbit.data.lists import CalibrationSet
-from lowbit.detector import registry
+from lowbit.detector import rebuild
 from lowbit.sensitivity import autoquant, find, native
 from lowbit.store import worker
 from lowbit.store.source import take
@@ -25,7 +25,7 @@ def measure(request: dict[str, Any], folder: Path, progress: worker.Progress) ->
     identity = request["identity"]
     with tempfile.TemporaryDirectory() as private:
         source = take(Path(request["source"]), identity, Path(private))
-        detector = registry.rebuild(source, identity, trust=request["trust"])
+        detector = rebuild(source, identity, trust=request["trust"])
         network = layers.fused(detector)
     pictures = CalibrationSet(folder, tuple(map(Path, request["calibration"])))
     combination = find(request["combination"])

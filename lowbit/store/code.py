@@ -24,12 +24,19 @@ BYSTANDERS = frozenset({"filelock", "matplotlib", "pydantic", "pynvml", "request
 _ROOT = "lowbit"
 
 
+# Packages that find their modules when they run, where any of them may shape an artifact. (lowbit.runtime finds its own
+# too, but a build executes on ONNX Runtime only, which is imported by name.)
+DISCOVERING = frozenset({"lowbit.detector.heads"})
+
+
 @dataclass(frozen=True, slots=True)
 class Module:
-    """What one module's source says: ``digest`` of what it does, ``imports`` by absolute names."""
+    """What one module's source says: ``digest`` of what it does, ``imports`` by absolute names, ``exports``: the names
+    that a package takes from its modules, with where they come from."""
 
     digest: str
     imports: tuple[str, ...]
+    exports: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,25 +49,40 @@ class Code:
 
 
 def code_of(*names: str) -> Code:
-    """The code of modules, given by name, and of what they import. Raises ``ImportError`` for one that is not there."""
+    """The code of modules, given by name, and of what they import. Raises ``ImportError`` for one that is not there.
+
+    Of lowbit's packages, a name that they take from one of their modules leads to this module and not to the others:
+    whoever imports ``Detector`` does not depend on the registry of detectors.
+    """
     own = {_ROOT, *(name.partition(".")[0] for name in names)}
     found: dict[str, Module] = {}
     outside: set[str] = set()
+    followed: set[str] = set()
     waiting = list(names)
     while waiting:
         name = waiting.pop()
-        path = find_source(name)
-        if path is None:
-            if name in names:
-                raise ImportError(f"no module named {name!r}", name=name)
-            continue  # a name in a module, not a module
-        if name in found:
+        top, package, attribute = name.partition(".")[0], *name.rpartition(".")[::2]
+        if top not in own:
+            outside.add(top)
             continue
-        found[name] = _module(name, path)
-        imported = [part for one in found[name].imports for part in _with_parents(one)]
-        waiting += [part for part in imported if part.partition(".")[0] in own]
-        outside |= {part for part in imported if "." not in part and part not in own}
-        waiting += _with_parents(name)[:-1]
+        source = find_source(name)
+        if source is None:
+            if name in names or not package:
+                raise ImportError(f"no module named {name!r}", name=name)
+            above = find_source(package)
+            waiting.append(_module(package, above).exports.get(attribute, package) if above else package)
+            continue
+        if name in followed:
+            continue
+        followed.add(name)
+        found[name] = _module(name, source)
+        waiting += found[name].imports
+        if name in DISCOVERING:
+            waiting += [f"{name}.{file.stem}" for file in source.parent.glob("*.py") if file != source]
+        for parent in _parents(name):
+            if above := find_source(parent):
+                found[parent] = _module(parent, above)
+                waiting += [parent] * (top != _ROOT)
     found.pop(_ROOT, None)
     modules = tuple(sorted(found))
     digest = files.digest([[name, found[name].digest] for name in modules])
@@ -83,9 +105,9 @@ def find_source(name: str) -> Path | None:
     return None
 
 
-def _with_parents(name: str) -> list[str]:
+def _parents(name: str) -> list[str]:
     parts = name.split(".")
-    return [".".join(parts[: end + 1]) for end in range(len(parts))]
+    return [".".join(parts[:end]) for end in range(1, len(parts))]
 
 
 def _module(name: str, path: Path) -> Module:
@@ -98,10 +120,17 @@ def _module(name: str, path: Path) -> Module:
 def _read(name: str, path: Path, _changed: int, _size: int) -> Module:
     data = path.read_bytes()
     if path.suffix != ".py":
-        return Module(hashlib.sha256(data).hexdigest(), ())
-    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+        return Module(hashlib.sha256(data).hexdigest(), (), {})
+    is_package = path.name == "__init__.py"
+    package = name if is_package else name.rpartition(".")[0]
     tree = ast.parse(data, str(path))
-    return Module(files.digest(_plain(tree)), tuple(sorted(set(_imports(tree, package)))))
+    exports = {
+        alias.asname or alias.name: f"{_origin(node, package)}.{alias.name}"
+        for node in tree.body
+        if is_package and isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    return Module(files.digest(_plain(tree)), tuple(sorted(set(_imports(tree, package)))), exports)
 
 
 def _plain(node: object) -> object:
@@ -130,12 +159,17 @@ def _imports(node: ast.AST, package: str) -> Iterator[str]:
     if isinstance(node, ast.Import):
         yield from (alias.name for alias in node.names)
     elif isinstance(node, ast.ImportFrom):
-        dots = "." * node.level
-        source = importlib.util.resolve_name(f"{dots}{node.module or ''}", package) if dots else node.module or ""
+        source = _origin(node, package)
         yield from (source if alias.name == "*" else f"{source}.{alias.name}" for alias in node.names)
     elif _runs(node):
         for child in ast.iter_child_nodes(node):
             yield from _imports(child, package)
+
+
+def _origin(node: ast.ImportFrom, package: str) -> str:
+    """The absolute name of what a ``from`` imports from."""
+    dots = "." * node.level
+    return importlib.util.resolve_name(f"{dots}{node.module or ''}", package) if dots else node.module or ""
 
 
 def _versions(names: set[str]) -> dict[str, str]:

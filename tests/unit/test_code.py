@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from lowbit.data.letterbox import InputSpec
+from lowbit.detector.heads import KINDS
 from lowbit.quantizers import module_of
 from lowbit.schemes import CATALOGUE
+from lowbit.store import code
 from lowbit.store.code import Code, code_of
 from lowbit.store.key import BuildRequest
 
@@ -63,9 +65,9 @@ def replaced(package: Path, module: str, old: str, new: str) -> Code:
 
 
 def test_a_tool_is_its_module_and_what_it_imports(package: Path) -> None:
-    code = code_of("acme.tool")
-    assert code.modules == ("acme", "acme.rounding", "acme.tool", "lowbit.errors")
-    assert list(code.packages) == ["numpy"]
+    found = code_of("acme.tool")
+    assert found.modules == ("acme", "acme.rounding", "acme.tool", "lowbit.errors")
+    assert list(found.packages) == ["numpy"]
 
 
 @pytest.mark.parametrize(
@@ -123,8 +125,42 @@ def test_nothing_counts_that_shapes_no_artifact(tool: str) -> None:
     """A new scheme, another limit or a report's layout must not build everything again."""
     modules = code_of(tool).modules
     assert tool in modules and "lowbit.graph.loading" in modules
-    others = ("schemes", "gate", "report", "cli", "results", "store.store", "store.sharing", "sensitivity.command")
+    others = (
+        "detector.registry",
+        "detector.fetch",
+        "schemes",
+        "gate",
+        "report",
+        "cli",
+        "results",
+        "store.store",
+        "store.sharing",
+        "sensitivity.command",
+    )
     assert not [name for name in modules if name.startswith(tuple(f"lowbit.{other}" for other in others))]
+
+
+def test_what_a_package_takes_from_its_modules_leads_there() -> None:
+    assert "lowbit.detector.detector" in code_of("lowbit.sensitivity.mixed").modules
+    assert "lowbit.detector.registry" not in code_of("lowbit.sensitivity.mixed").modules
+    assert "lowbit.detector.registry" in code_of("lowbit.sensitivity.command").modules
+
+
+@pytest.mark.parametrize("tool", ["ort", "export", "brevitas"])
+def test_heads_that_are_found_when_they_are_needed_count(tool: str) -> None:
+    heads = {f"lowbit.detector.heads.{kind}" for kind in KINDS}
+    assert len(heads) > 3 and heads < set(code_of(module_of(tool)).modules)
+
+
+def test_every_package_that_finds_its_modules_is_known() -> None:
+    """The source does not say what such a package imports. Tools are given by name; of runtimes a build uses one."""
+    root = Path(code.__file__).parents[1]
+    finding = {
+        ".".join(file.relative_to(root.parent).parent.parts)
+        for file in root.rglob("*.py")
+        if "import_module(" in file.read_text(encoding="utf-8")
+    }
+    assert finding == code.DISCOVERING | {"lowbit.quantizers", "lowbit.runtime"}
 
 
 def test_packages_that_lists_by_hand_forgot() -> None:
