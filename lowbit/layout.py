@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import functools
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lowbit import graph
+from lowbit import graph, saturation
 from lowbit.runtime import plain_session
 
 if TYPE_CHECKING:
@@ -261,12 +262,43 @@ class _Fold:
         return moved.reshape(self.outputs * out, _COLUMNS * given, rows, self.width)
 
 
+# Of all multiply-accumulates, what the convolutions behind one in float may have to stay in float with it.
+_SHARE = 0.05
+
+
 def better_in_float(model: onnx.ModelProto) -> list[str]:
-    """Names of the convolutions that read the picture and should do so in float: narrow ones, which are as fast then as
-    folded ones (:func:`fold_columns`) and lose nothing, and those that can't be folded."""
+    """Names of the convolutions at the image that should be in float, in the graph's order.
+
+    Those that read the image, where they are narrow, for then they are as fast as folded ones (:func:`fold_columns`) and
+    lose nothing, or where they can't be folded. And with them the small ones that read what they give: few channels at
+    full size, whose range reaches far beyond what most of them hold (57 on YOLOv8n), so that eight bits are few, and which
+    cost more to quantize than is saved. On yolov8n a raw head of 19.0 and 13.4 dB (boxes, classes) instead of 18.1 and 12.2,
+    at the same speed.
+    """
     sizes, stem = graph.shapes(model), set(graph.stem(model))
     nodes = [node for node in model.graph.node if node.name in stem]
-    return [n.name for n in nodes if not _fold(n, sizes, n.input[0]) or sizes[n.output[0]][1] <= _BLOCK]
+    first = [n.name for n in nodes if not _fold(n, sizes, n.input[0]) or sizes[n.output[0]][1] <= _BLOCK]
+    macs, convolutions = graph.macs(model), graph.weighted_convolutions(model)
+    behind = {*first, *graph.downstream(model, first)}
+    given = {output for node in model.graph.node if node.name in behind for output in node.output}
+    second = [node.name for node in convolutions if node.input[0] in given]
+    counted = all(node.name in macs for node in convolutions)
+    if not counted or sum(macs[name] for name in second) > _SHARE * sum(macs[node.name] for node in convolutions):
+        return first
+    return [*first, *second]
+
+
+def folded_sums(model: onnx.ModelProto) -> dict[str, Callable[[NDArray[np.int8]], NDArray[np.int32]]]:
+    """Of every convolution of the picture that :func:`fold_columns` can fold, by name: from its weight, int8 [out, in, rows,
+    columns], to :func:`lowbit.saturation.worst_pair` of every output channel, int32 [out], folded or not."""
+    sizes, stem = graph.shapes(model), set(graph.stem(model))
+    folds = {node.name: _fold(node, sizes, node.input[0]) for node in model.graph.node if node.name in stem}
+    return {name: functools.partial(_worst_folded, fold) for name, fold in folds.items() if fold}
+
+
+def _worst_folded(fold: _Fold, weight: NDArray[np.int8]) -> NDArray[np.int32]:
+    folded = saturation.worst_pair(fold.weight(weight)).reshape(fold.outputs, len(weight))
+    return np.maximum(saturation.worst_pair(weight), folded.max(0))
 
 
 def _fold(conv: onnx.NodeProto, sizes: Mapping[str, tuple[int, ...]], picture: str) -> _Fold | None:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from lowbit import graph, layout, proof
 from lowbit.errors import BuildError
-from lowbit.quantizers import Job, ort
+from lowbit.quantizers import Job, ort, portable
 from lowbit.runtime import SessionOptions
 from lowbit.store.artifact import MODEL
 
@@ -48,8 +48,9 @@ def build(job: Job) -> dict[str, Any]:
     from onnx import numpy_helper
 
     assert job.start is not None
-    artifact = graph.load(job.start / MODEL)
+    given = graph.load(job.start / MODEL)
     floating, info = ort.source_of(job)
+    artifact, again = portable.fit_artifact(given, floating)
     scales = graph.activation_scales(artifact)
     weights, weight_scales = graph.dequantized_weights(artifact), graph.weight_scales(artifact)
     parts = layout.cut_channels(floating)
@@ -75,7 +76,32 @@ def build(job: Job) -> dict[str, Any]:
     probes = list(job.calibration.first(_PARITY_PICTURES).batches(job.input))
     proved = prove(artifact, lowered, scales, probes)
     ort.lay_out(job.output)
-    return {**info, "kept_scales": len(scales), "float_convolutions": kept, **proved}
+    return {
+        **info,
+        "kept_scales": len(scales),
+        "float_convolutions": kept,
+        "rounded_again": _rounded_again(given, artifact, again, probes),
+        **proved,
+    }
+
+
+def _rounded_again(
+    given: onnx.ModelProto,
+    artifact: onnx.ModelProto,
+    again: Mapping[str, NDArray[np.bool_]],
+    images: Sequence[NDArray[np.float32]],
+) -> dict[str, float]:
+    """What of the artifact's weights did not fit 16 bits: how many output channels and weights were rounded again, of how
+    many weights, and the raw head's SQNR in dB between the artifact before and after."""
+    weights = graph.dequantized_weights(given)
+    names, options = graph.head_outputs(given), SessionOptions("cpu", optimized=False)
+    heads = [proof.raw_heads(model, options, images, names) for model in (given, artifact)]
+    return {
+        "channels": sum(int(channels.sum()) for channels in again.values()),
+        "weights": sum(int(channels.sum()) * weights[name][0].size for name, channels in again.items()),
+        "of_weights": sum(weight.size for weight in weights.values()),
+        "sqnr_db": float(np.minimum(proof.compare_heads(*heads).sqnr_db, 999.0)),
+    }
 
 
 def _keep(model: onnx.ModelProto, scales: Mapping[str, graph.Quantizer]) -> dict[str, graph.Quantizer]:

@@ -25,7 +25,7 @@ from lowbit import graph, layout, rewrite
 from lowbit.detector import heads
 from lowbit.detector.head import Head
 from lowbit.errors import UnavailableError
-from lowbit.quantizers import CalibrationReader, Job
+from lowbit.quantizers import CalibrationReader, Job, portable
 from lowbit.sensitivity import assignment, search
 
 if TYPE_CHECKING:
@@ -42,15 +42,14 @@ def build(job: Job) -> dict[str, Any]:
     method = job.settings["calibration_method"]
     stem = layout.better_in_float(model)
     if "max_drop" not in job.settings:
-        quantize(job, model, method, exclude=stem)
-        return {**info, "float_convolutions": stem}
+        return {**info, "float_convolutions": stem, **quantize(job, model, method, exclude=stem)}
     head = heads.recognise(job.source, graph.load(job.source))
     found = candidates(job, model, head)
     best, tried = found.find(job.settings["max_drop"], job.output)
     kept = [name for name, dtype in best.dtypes.items() if dtype == search.FLOAT]
-    quantize(job, model, method, exclude=[*kept, *stem])
     return {
         **info,
+        **quantize(job, model, method, exclude=[*kept, *stem]),
         "float_convolutions": list(dict.fromkeys([*kept, *stem])),
         "agreement_drop": best.drop,
         "tried": search.trace(tried),
@@ -82,14 +81,19 @@ def source_of(job: Job) -> tuple[onnx.ModelProto, dict[str, Any]]:
     return lean, {"detections_compared": rewrite.check_same(model, lean, probes)}
 
 
-def quantize(job: Job, model: onnx.ModelProto, method: str, *, exclude: Collection[str] = ()) -> None:
-    """Quantize ``model`` into ``job.output`` and lay it out. ``exclude``: convolutions that stay in float."""
-    place_quantizers(job, model, method, exclude=exclude)
+def quantize(job: Job, model: onnx.ModelProto, method: str, *, exclude: Collection[str] = ()) -> dict[str, int]:
+    """Quantize ``model`` into ``job.output`` and lay it out. ``exclude``: convolutions that stay in float. Returns what
+    :func:`place_quantizers` does."""
+    info = place_quantizers(job, model, method, exclude=exclude)
     lay_out(job.output)
+    return info
 
 
 def lay_out(path: Path) -> None:
-    """Rewrite a quantized graph for ONNX Runtime's kernels: the same numbers, sooner."""
+    """Rewrite a quantized graph for ONNX Runtime's kernels: the same numbers, sooner, and on every processor.
+
+    Raises :class:`lowbit.errors.BuildError` for a graph that would compute something else without VNNI.
+    """
     import onnx
 
     model = onnx.load(str(path))
@@ -98,6 +102,7 @@ def lay_out(path: Path) -> None:
     layout.fold_columns(model)
     layout.channels_last(model)
     layout.softmax_in_float(model)
+    portable.check(model)
     onnx.save(model, str(path))
 
 
@@ -109,12 +114,13 @@ def place_quantizers(
     exclude: Collection[str] = (),
     overrides: Mapping[str, graph.Quantizer] | None = None,
     weight_scales: Mapping[str, NDArray[np.float32]] | None = None,
-) -> None:
-    """Write ``model`` with Q/DQ pairs to ``job.output``.
+) -> dict[str, int]:
+    """Write ``model`` with Q/DQ pairs to ``job.output``, every weight so that it computes the same on every processor.
 
     ``exclude``: convolutions that stay in float, and with them what only they feed, as the decode tail does.
     ``overrides``: scale and zero point of tensors whose range is known. ``weight_scales``: [out] of weights, by the
-    tensor's name, that have been rounded before.
+    tensor's name, that have been rounded before. Returns for the manifest how many output channels have a coarser scale than
+    eight bits give them, of how many.
     """
     import onnx
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
@@ -124,9 +130,12 @@ def place_quantizers(
     layout.join_whole(model)
     tail, known = graph.decode_tail(model), dict(overrides or {})
     floating = [*tail, *exclude, *graph.downstream(model, exclude)]
+    fitted = portable.fit_floats(model, floating, weight_scales or {})
+    chosen = {name: (0, scales) for name, scales in (weight_scales or {}).items()}
+    chosen |= {name: (axis, found.scale) for name, (axis, found) in fitted.items()}
     rounded = {
-        name: [{"axis": 0, "quant_type": QuantType.QInt8, "scale": one, "zero_point": np.int8(0)} for one in scales]
-        for name, scales in (weight_scales or {}).items()
+        name: [{"axis": axis, "quant_type": QuantType.QInt8, "scale": one, "zero_point": np.int8(0)} for one in scales]
+        for name, (axis, scales) in chosen.items()
     }
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(2):
@@ -156,6 +165,8 @@ def place_quantizers(
             if known.keys() >= better.keys():
                 break
             known = better | known
+    coarser = [found.coarser for _, found in fitted.values()]
+    return {"channels_rounded_coarser": int(sum(one.sum() for one in coarser)), "weights_fitted": len(coarser)}
 
 
 def activated(model: onnx.ModelProto, quantizers: Mapping[str, graph.Quantizer]) -> dict[str, graph.Quantizer]:
