@@ -16,6 +16,8 @@ from PIL import Image, UnidentifiedImageError
 
 from lowbit.errors import InputError
 
+# Pillow's own, taken before Ultralytics puts another one in its place, which installs a package for files that are no image.
+_open_image = Image.open
 # What Ultralytics takes for an image in a folder, so that both see the same images there; one that OpenCV cannot decode
 # is refused when it is read.
 SUFFIXES = (
@@ -143,7 +145,7 @@ def check_complete(path: Path, data: bytes) -> None:
 
 def _header(path: Path, data: bytes) -> Header:
     try:
-        image = Image.open(io.BytesIO(data))
+        image = _open_image(io.BytesIO(data))
     except (
         Image.DecompressionBombError,
         Image.DecompressionBombWarning,

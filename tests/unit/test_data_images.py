@@ -57,6 +57,19 @@ def test_what_is_no_whole_image_is_refused(tmp_path: Path, content: bytes, said:
         read_image(path)
 
 
+def test_another_opener_in_pillow_s_place_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ultralytics' looks for a package that it may have to install, for a file that is no image."""
+
+    def opener(*_: object) -> None:
+        raise ModuleNotFoundError("pi_heif")
+
+    monkeypatch.setattr(Image, "open", opener)
+    path = tmp_path / "a.png"
+    path.write_bytes(b"no image")
+    with pytest.raises(InputError, match=r"a\.png: is no image"):
+        read_image(path)
+
+
 def test_a_missing_image_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"gone\.jpg"):
         read_image(tmp_path / "gone.jpg")
