@@ -59,7 +59,8 @@ class Precisions:
 
 # What ONNX Runtime's provider is linked to, and the package that fits it and CUDA 13.
 LIBRARY = "libnvinfer.so.10"
-INSTALL = "pip install 'lowbit[tensorrt]'"
+PACKAGES = ("tensorrt-cu13", "tensorrt-cu13-libs", "tensorrt-cu13-bindings")
+INSTALL = "pip install -c constraints.txt 'lowbit[tensorrt]'"
 # With it the provider captures a run as a CUDA graph and replays that, with the addresses of the first run: plain runs
 # give the first run's outputs again (https://github.com/microsoft/onnxruntime/issues/20050).
 CUDA_GRAPH = ("trt_cuda_graph_enable", "1")
@@ -90,7 +91,7 @@ class TensorRt(GpuProvider):
     """ONNX Runtime's TensorRT provider. Without its fp16 and int8 flags it builds a strongly typed network."""
 
     name, title, library = "trt", "TensorrtExecutionProvider", "libonnxruntime_providers_tensorrt.so"
-    packages = ("onnxruntime-gpu", "tensorrt-cu13")
+    packages = ("onnxruntime-gpu", *PACKAGES)
     times_fp8 = hides_kernels = True
 
     def keeps_floats(self, precision: str, weights_only: bool) -> bool:
@@ -150,7 +151,7 @@ def library_reason() -> str | None:
 def found_versions() -> dict[str, str | None]:
     """Versions of TensorRT's packages by name, None for one that is not installed."""
     found: dict[str, str | None] = {}
-    for name in ("tensorrt-cu13", "tensorrt-cu13-libs", "tensorrt-cu13-bindings", "tensorrt"):
+    for name in (*PACKAGES, "tensorrt"):
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

@@ -3,6 +3,7 @@ session class is the boundary that is faked."""
 
 from __future__ import annotations
 
+import ast
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -177,3 +178,15 @@ def test_runtimes_are_found_and_their_names_are_their_own() -> None:
     assert len({one.title for one in runtimes().values()}) == len(runtimes())
     with pytest.raises(LowbitError, match=r"no runtime 'tpu'; known: cpu, "):
         find("tpu")
+
+
+def test_sessions_are_made_in_one_package() -> None:
+    """Elsewhere nobody would switch the fallback off."""
+    package = Path(ort.__file__).parents[1]
+    calls = {
+        str(path.relative_to(package))
+        for path in package.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "InferenceSession"
+    }
+    assert calls == {"runtime/ort.py", "runtime/in_memory.py"}
