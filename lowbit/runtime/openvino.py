@@ -73,7 +73,9 @@ class OpenVino(Runtime):
         if form.activation_bits == 8 and form.symmetric:
             # Measured with 2026.4.1: the raw head of int8-modelopt-entropy has 1 dB of SQNR against ONNX Runtime without
             # optimization, and 26 dB once the same file's zero points are 128.
-            return f"{self.title} miscomputes detectors with signed INT8 activations; their unsigned form (...-cpu) is right"
+            return (
+                f"{self.title} miscomputes a Concat of signed INT8 activations; their unsigned form (...-cpu) is right"
+            )
         return None
 
     def options(self, precision: str, *, weights_only: bool = False, saturates: bool = False) -> SessionOptions:
