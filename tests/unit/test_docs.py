@@ -17,8 +17,10 @@ from tests.unit.waiting import PATIENCE
 
 ROOT = Path(__file__).parents[2]
 DOCS = sorted((ROOT / "docs").glob("*.md"))
+# Sweeps and searches on the bundled detector.
+SLOW = {"sensitivity"}
 COMMANDS = [
-    pytest.param(path, block, id=f"{path.stem}-{number}")
+    pytest.param(path, block, id=f"{path.stem}-{number}", marks=[pytest.mark.slow] * (path.stem in SLOW))
     for path in DOCS
     for number, block in enumerate(re.findall(r"```console\n(.*?)```", path.read_text(), re.S), 1)
 ]
@@ -56,8 +58,8 @@ def run(folder: Path, command: str) -> None:
 
 @pytest.mark.parametrize(("path", "block"), COMMANDS)
 def test_commands_run(path: Path, block: str, project: Path) -> None:
-    if "sensitivity" in path.stem:
-        # The bundled detector: its pictures are drawn once for all of these.
+    if path.stem in SLOW:
+        # Its pictures are drawn once for all of these.
         for draw, count in ((validation, 200), (calibration, 64)):
             draw(project / "store" / "data", count)
     for command in block.strip().splitlines():
