@@ -12,6 +12,7 @@ import pytest
 from fixtures import tiers
 from fixtures.options import Case
 from lowbit.detector import REGISTRY
+from lowbit.runtime import runtimes
 from lowbit.schemes import CATALOGUE
 from tests.unit.waiting import PATIENCE
 
@@ -52,10 +53,11 @@ def test_the_tier_selects_these_and_nothing_long() -> None:
         "pytest", "--tier", "change", "tests/test_accuracy.py", "tests/test_sensitivity.py", "tests/test_coverage.py"
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    on_cpu = [line for line in done.stdout.splitlines() if "::" in line and not line.endswith(("cuda]", "trt]"))]
-    wanted = [Case("shapes10n", CATALOGUE[scheme], "cpu") for scheme in chosen.representatives]
-    wanted += [Case(chosen.real.detector, CATALOGUE[scheme], "cpu") for scheme in chosen.real.schemes]
-    assert sorted(on_cpu) == sorted(f"tests/test_accuracy.py::test_map_drop[{case.id}]" for case in wanted)
+    schemes = [("shapes10n", scheme) for scheme in chosen.representatives]
+    schemes += [(chosen.real.detector, scheme) for scheme in chosen.real.schemes]
+    cases = [Case(detector, CATALOGUE[scheme], one) for detector, scheme in schemes for one in runtimes().values()]
+    found = [line for line in done.stdout.splitlines() if "::" in line]
+    assert sorted(found) == sorted(f"tests/test_accuracy.py::test_map_drop[{case.id}]" for case in cases)
 
 
 @pytest.mark.parametrize("path", ["tests/unit/test_files.py", "tests/test_coverage.py"])
