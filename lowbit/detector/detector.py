@@ -82,7 +82,7 @@ class Detector:
             return
         import onnx
 
-        model = graph.fixed(self.onnx, graph.load(self.onnx), self.input.sides)
+        model = graph.canonical(self.onnx, self.input.sides).model
         heads.stamp(model, self.head)
         onnx.save(model, str(path))
 

@@ -21,7 +21,6 @@ from lowbit.errors import InputError
 if TYPE_CHECKING:
     import onnx
 
-MAX_SIZE = 4096
 STRIDES = (8, 16, 32)
 
 
@@ -59,9 +58,9 @@ class Interface:
         if len(given) != 1:
             raise InputError(f"{path}: has {len(given)} inputs; one, the image, is supported.")
         shape = graph.shape_of(given[0])
-        if len(shape) != 4 or shape[:2] != (1, 3) or not all(32 <= side <= MAX_SIZE for side in shape[2:]):
+        if len(shape) != 4 or shape[:2] != (1, 3) or not all(32 <= side <= graph.MAX_SIDE for side in shape[2:]):
             raise InputError(
-                f"{path}: input {shape} is not 1 x 3 x height x width with fixed sides of 32 to {MAX_SIZE}. Export it so."
+                f"{path}: input {shape} is not 1 x 3 x height x width with fixed sides of 32 to {graph.MAX_SIDE}. Export it so."
             )
         task = metadata(model).get("task", "detect")
         if task != "detect":

@@ -181,9 +181,10 @@ def _of_file(name: str, declared: Declared, *, trust: bool) -> Detector:
         "trust": trust,
     }
     if path.suffix == ".onnx":
-        model = graph.fixed(path, graph.load(path), (declared.size, declared.size) if declared.size else None)
-        head = heads.recognise(path, model, declared.hints)
-        spec = InputSpec(*head.sides, **{"resize": head.resize, **declared.preprocessing})
+        form = graph.canonical(path, (declared.size, declared.size) if declared.size else None)
+        head = heads.recognise(path, form.model, declared.hints)
+        scaling = {"mean": (0.0,) * 3, "std": (1.0,) * 3} if form.pixels else {}
+        spec = InputSpec(*head.sides, **{"resize": head.resize, **declared.preprocessing, **scaling})
         return Detector(name=name, input=spec, head=head, architecture=None, weights=None, onnx=path, **data)
     spec = InputSpec(declared.size or DEFAULT_SIZE)
     if spec != replace(spec, **declared.preprocessing):

@@ -1,5 +1,6 @@
 """ONNX files: read and checked once, and what a graph says about itself: its decode tail, what in it is quantized, shapes."""
 
+from lowbit.graph.canonical_form import MAX_SIDE, Canonical, canonical, fixed
 from lowbit.graph.head import (
     decode_tail,
     ends_in_sigmoid,
@@ -10,7 +11,7 @@ from lowbit.graph.head import (
     raw_head_of_batch,
     with_head_outputs,
 )
-from lowbit.graph.loading import embed, fixed, load
+from lowbit.graph.loading import embed, load
 from lowbit.graph.nodes import (
     PASSING,
     dfl_bins,
@@ -35,12 +36,15 @@ from lowbit.graph.shape_inference import macs, shapes
 from lowbit.graph.structures import Structure, Weight, structure
 
 __all__ = [
+    "MAX_SIDE",
     "PASSING",
+    "Canonical",
     "Quantizer",
     "Structure",
     "Weight",
     "activation_scales",
     "biases",
+    "canonical",
     "decode_tail",
     "dequantized_weights",
     "dfl_bins",

@@ -1,8 +1,7 @@
-"""The door for ONNX files: read, checked, weights in one file, one image of a fixed size as input."""
+"""ONNX files: read and checked, their weights in one file."""
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,8 +10,6 @@ import numpy as np
 
 from lowbit.errors import InputError
 from lowbit.graph.external import external_files
-from lowbit.graph.nodes import inputs, shape_of
-from lowbit.runtime import plain_session
 
 if TYPE_CHECKING:
     import onnx
@@ -61,73 +58,3 @@ def embed(path: Path) -> None:
         onnx.save(onnx.load(str(path)), str(path))
         for name in beside:
             (path.parent / name).unlink()
-
-
-def fixed(path: Path, model: onnx.ModelProto, sides: tuple[int, int] | None = None) -> onnx.ModelProto:
-    """A detector's graph with one image of a fixed size as its input: itself if it is so already.
-
-    A dynamic batch becomes 1. Dynamic sides become ``sides``, height and width in pixels, or what Ultralytics' metadata
-    say (``imgsz``). What follows from them is folded (onnxslim).
-
-    Raises :class:`InputError` for sides that are dynamic and not given, or fixed at others than asked for.
-    """
-    given = inputs(model)
-    shape = shape_of(given[0]) if len(given) == 1 else ()
-    if len(shape) != 4:
-        return model  # the recognition of its head says what is wrong with it
-    if sides and any(own not in (0, asked) for own, asked in zip(shape[2:], sides, strict=True)):
-        raise InputError(
-            f"{path}: its input is {shape[2]} x {shape[3]} pixels (height x width), and {sides[0]} x {sides[1]} was asked "
-            "for. Say its own."
-        )
-    if shape[0] == 1 and 0 not in shape[2:]:
-        return model
-    wanted = sides or _exported_at(path, model)
-    if 0 in shape[2:] and wanted is None:
-        raise InputError(
-            f"{path}: its input has dynamic sides. Say which size is deployed, for example --image-size 640."
-        )
-    import onnx
-    import onnxslim
-
-    height, width = (own or (wanted or (0, 0))[axis] for axis, own in enumerate(shape[2:]))
-    copied = onnx.ModelProto()
-    copied.CopyFrom(model)
-    given = inputs(copied)
-    for dim, value in zip(given[0].type.tensor_type.shape.dim, (shape[0] or 1, 3, height, width), strict=True):
-        dim.Clear()
-        dim.dim_value = value
-    for output in copied.graph.output:  # names of dimensions that are fixed now
-        output.type.tensor_type.ClearField("shape")
-    del copied.graph.value_info[:]
-    slim = onnxslim.slim(copied)
-    _settle_outputs(path, slim)
-    return slim
-
-
-def _exported_at(path: Path, model: onnx.ModelProto) -> tuple[int, int] | None:
-    """Height and width that Ultralytics' metadata say it was exported at; None where they say nothing."""
-    text = next((entry.value for entry in model.metadata_props if entry.key == "imgsz"), None)
-    if text is None:
-        return None
-    try:
-        height, width = json.loads(text)
-        return int(height), int(width)
-    except (ValueError, TypeError) as error:
-        raise InputError(f"{path}: metadata 'imgsz' is {text[:80]!r}, not [height, width]. Export it again.") from error
-
-
-def _settle_outputs(path: Path, model: onnx.ModelProto) -> None:
-    """Write the outputs' shapes, by running the graph once: shape inference loses them behind TopK and NMS."""
-    try:
-        session = plain_session(model)
-        dims = [dim.dim_value for dim in inputs(model)[0].type.tensor_type.shape.dim]
-        found = session.run(None, {session.get_inputs()[0].name: np.zeros(dims, np.float32)})
-    except Exception as error:  # ORT's exceptions have no common base of their own
-        raise InputError(
-            f"{path}: does not run on one image of this size ({str(error)[:200]}). Export it with fixed dimensions."
-        ) from error
-    for value, array in zip(model.graph.output, found, strict=True):
-        del value.type.tensor_type.shape.dim[:]
-        for side in array.shape:
-            value.type.tensor_type.shape.dim.add().dim_value = side

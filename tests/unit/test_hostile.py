@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from lowbit import graph
-from lowbit.detector import heads
+from lowbit.detector import find, heads
 from lowbit.detector.checkpoint import load_state
 from lowbit.errors import InputError, LowbitError
 from lowbit.report.summary import markdown
@@ -65,8 +65,11 @@ def test_an_absurd_input_size_is_refused(tmp_path: Path) -> None:
     shape = [1, 3, 1 << 20, 1 << 20]
     ends = [[helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)] for name in ("images", "output0")]
     model = helper.make_model(helper.make_graph([node], "g", *ends), opset_imports=[helper.make_opsetid("", 17)])
-    with pytest.raises(InputError, match="fixed size"):
+    with pytest.raises(InputError, match="fixed sides"):
         heads.recognise(tmp_path / "model.onnx", model)
+    onnx.save(model, str(tmp_path / "model.onnx"))
+    with pytest.raises(InputError, match="fixed sides"):  # and no run has asked for terabytes
+        find(str(tmp_path / "model.onnx"))
 
 
 def test_a_checkpoint_with_nan_is_refused(tmp_path: Path) -> None:

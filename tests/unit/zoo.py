@@ -1,0 +1,331 @@
+"""Variants of one ONNX file, as the field's exporters and tools leave them: each is a function from a model to a file.
+
+A variant that a new report brings is one function here; test_zoo.py takes it up by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper, version_converter
+
+Variant = Callable[[onnx.ModelProto, Path], None]
+# Those that must give what their base gives, and those that must be refused, with the message.
+RIGHT: dict[str, Variant] = {}
+REFUSED: dict[str, tuple[Variant, str]] = {}
+
+
+def right(make: Variant) -> Variant:
+    RIGHT[make.__name__] = make
+    return make
+
+
+def refused(said: str) -> Callable[[Variant], Variant]:
+    def register(make: Variant) -> Variant:
+        REFUSED[make.__name__] = (make, said)
+        return make
+
+    return register
+
+
+def save(model: onnx.ModelProto, path: Path) -> None:
+    onnx.checker.check_model(model)
+    onnx.save(model, str(path))
+
+
+@right
+def as_it_is(model: onnx.ModelProto, path: Path) -> None:
+    save(model, path)
+
+
+@right
+def nodes_without_names(model: onnx.ModelProto, path: Path) -> None:
+    for node in model.graph.node:
+        node.ClearField("name")
+    save(model, path)
+
+
+@right
+def nodes_of_one_name(model: onnx.ModelProto, path: Path) -> None:
+    for node in model.graph.node:
+        node.name = "node"
+    save(model, path)
+
+
+@right
+def weights_among_the_inputs(model: onnx.ModelProto, path: Path) -> None:
+    for tensor in model.graph.initializer:
+        model.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    save(model, path)
+
+
+@right
+def weights_as_constant_nodes(model: onnx.ModelProto, path: Path) -> None:
+    constants = [helper.make_node("Constant", [], [tensor.name], value=tensor) for tensor in model.graph.initializer]
+    nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in model.graph.node]
+    del model.graph.initializer[:], model.graph.node[:]
+    model.graph.node.extend([*constants, *nodes])
+    save(model, path)
+
+
+@right
+def weights_beside_the_file(model: onnx.ModelProto, path: Path) -> None:
+    """As PyTorch's default exporter writes them since 2.9."""
+    onnx.save(
+        model,
+        str(path),
+        save_as_external_data=True,
+        location=f"{path.name}.data",
+        size_threshold=0,
+        convert_attribute=True,
+    )
+
+
+def _at_opset(version: int) -> Variant:
+    def make(model: onnx.ModelProto, path: Path) -> None:
+        if version < 14:  # the converter knows no way back past Reshape's, which the base uses as of old
+            model.opset_import[0].version = version
+            save(model, path)
+        else:
+            save(version_converter.convert_version(model, version), path)
+
+    make.__name__ = f"opset_{version}"
+    return make
+
+
+for _version in (11, 12, 13, 14, 16, 18, 19, 20, 21, 22, 23, 24):
+    right(_at_opset(_version))
+
+
+@refused("is of opset 25; 13 to 24 are supported")
+def opset_25(model: onnx.ModelProto, path: Path) -> None:
+    save(version_converter.convert_version(model, 25), path)
+
+
+def _open(value: onnx.ValueInfoProto, names: dict[int, str]) -> None:
+    for axis, name in names.items():
+        value.type.tensor_type.shape.dim[axis].dim_param = name
+
+
+@right
+def dynamic_batch(model: onnx.ModelProto, path: Path) -> None:
+    for value in (*model.graph.input, *model.graph.output):
+        _open(value, {0: "batch"})
+    save(model, path)
+
+
+@right
+def symbolic_output(model: onnx.ModelProto, path: Path) -> None:
+    _open(model.graph.output[0], {1: "values", 2: "anchors"})
+    save(model, path)
+
+
+@right
+def dynamic_with_ultralytics_metadata(model: onnx.ModelProto, path: Path) -> None:
+    sides = [dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim][2:]
+    _open(model.graph.input[0], {0: "batch", 2: "height", 3: "width"})
+    _open(model.graph.output[0], {0: "batch", 2: "anchors"})
+    model.metadata_props.add(key="imgsz", value=str(sides))
+    save(model, path)
+
+
+@refused("its input has dynamic sides. Say which size is deployed")
+def dynamic_sides(model: onnx.ModelProto, path: Path) -> None:
+    _open(model.graph.input[0], {0: "batch", 2: "height", 3: "width"})
+    save(model, path)
+
+
+@right
+def float16(model: onnx.ModelProto, path: Path) -> None:
+    """As ``half=True``: float16 from input to output."""
+    _to_half(model)
+    save(model, path)
+
+
+@right
+def float16_inside(model: onnx.ModelProto, path: Path) -> None:
+    """Float16 with float32 input and output, as ONNX Runtime's converter leaves it."""
+    _to_half(model)
+    given, output = model.graph.input[0], model.graph.output[0]
+    for node in model.graph.node:
+        for place, name in enumerate(node.input):
+            if name == given.name:
+                node.input[place] = "half_in"
+        for place, name in enumerate(node.output):
+            if name == output.name:
+                node.output[place] = "half_out"
+    model.graph.node.insert(0, helper.make_node("Cast", [given.name], ["half_in"], "in", to=TensorProto.FLOAT16))
+    model.graph.node.append(helper.make_node("Cast", ["half_out"], [output.name], "out", to=TensorProto.FLOAT))
+    for value in (given, output):
+        value.type.tensor_type.elem_type = TensorProto.FLOAT
+    save(model, path)
+
+
+def _to_half(model: onnx.ModelProto) -> None:
+    for tensor in model.graph.initializer:
+        if tensor.data_type == TensorProto.FLOAT:
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), tensor.name))
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.elem_type = TensorProto.FLOAT16
+
+
+def _before_input(model: onnx.ModelProto, op: str, feed: str, *more: str, **options: object) -> None:
+    """A node between the input, which gets the name ``feed``, and what reads it."""
+    given = model.graph.input[0]
+    model.graph.node.insert(0, helper.make_node(op, [feed, *more], [given.name], f"first/{op}", **options))
+
+
+@right
+def uint8_input(model: onnx.ModelProto, path: Path) -> None:
+    """Pixels of 0 to 255, scaled in the graph."""
+    given = model.graph.input[0]
+    _before_input(model, "Div", "pixels_float", "full")
+    model.graph.initializer.append(numpy_helper.from_array(np.float32(255), "full"))
+    model.graph.node.insert(0, helper.make_node("Cast", ["pixels"], ["pixels_float"], "cast", to=TensorProto.FLOAT))
+    given.name = "pixels"
+    given.type.tensor_type.elem_type = TensorProto.UINT8
+    save(model, path)
+
+
+@right
+def channels_last(model: onnx.ModelProto, path: Path) -> None:
+    """As converters from TensorFlow leave it."""
+    given = model.graph.input[0]
+    sides = [dim.dim_value for dim in given.type.tensor_type.shape.dim]
+    _before_input(model, "Transpose", "channels_last", perm=[0, 3, 1, 2])
+    last = helper.make_tensor_value_info("channels_last", TensorProto.FLOAT, [sides[0], *sides[2:], sides[1]])
+    given.CopyFrom(last)
+    save(model, path)
+
+
+@right
+def batch_normalization(model: onnx.ModelProto, path: Path) -> None:
+    """Not folded into the convolution before it, as ``training=True`` or another exporter leaves it."""
+    number, first = next((i, node) for i, node in enumerate(model.graph.node) if node.op_type == "Conv")
+    output, (channels,) = first.output[0], {t.dims[0] for t in model.graph.initializer if t.name == first.input[1]}
+    first.output[0] = "unscaled"
+    rng = np.random.default_rng(0)
+    scale, mean = rng.uniform(0.5, 2, channels), rng.normal(0, 1, channels)
+    # What follows sees what it saw: y = (x * scale - mean * scale + shift) with the weight divided by the scale.
+    for name, values in (
+        ("scale", scale),
+        ("shift", mean * scale),
+        ("mean", mean),
+        ("variance", np.ones(channels) - 1e-5),
+    ):
+        model.graph.initializer.append(numpy_helper.from_array(values.astype(np.float32), f"bn.{name}"))
+    names = ["unscaled", "bn.scale", "bn.shift", "bn.mean", "bn.variance"]
+    for tensor in model.graph.initializer:
+        if tensor.name == first.input[1]:
+            weight = numpy_helper.to_array(tensor) / scale.reshape(-1, *[1] * (len(tensor.dims) - 1))
+            tensor.CopyFrom(numpy_helper.from_array(weight.astype(np.float32), tensor.name))
+    model.graph.node.insert(number + 1, helper.make_node("BatchNormalization", names, [output], "bn"))
+    save(model, path)
+
+
+@right
+def bias_as_add(model: onnx.ModelProto, path: Path) -> None:
+    for number, node in reversed(list(enumerate(model.graph.node))):
+        if node.op_type != "Conv" or len(node.input) < 3:
+            continue
+        bias, output = node.input.pop(), node.output[0]
+        node.output[0] = f"{output}/without_bias"
+        for tensor in model.graph.initializer:
+            if tensor.name == bias:
+                values = numpy_helper.to_array(tensor).reshape(1, -1, 1, 1)
+                tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values), bias))
+        model.graph.node.insert(
+            number + 1, helper.make_node("Add", [node.output[0], bias], [output], f"{node.name}/Add")
+        )
+    save(model, path)
+
+
+@right
+def newer_format(model: onnx.ModelProto, path: Path) -> None:
+    model.ir_version = 12
+    save(model, path)
+
+
+@refused("is quantized already")
+def quantized(model: onnx.ModelProto, path: Path) -> None:
+    given = model.graph.input[0].name
+    for node in model.graph.node:
+        for place, name in enumerate(node.input):
+            if name == given:
+                node.input[place] = "dequantized"
+    pair = [
+        helper.make_node("QuantizeLinear", [given, "q_scale", "q_zero"], ["quantized"], "q"),
+        helper.make_node("DequantizeLinear", ["quantized", "q_scale", "q_zero"], ["dequantized"], "dq"),
+    ]
+    for number, node in enumerate(pair):
+        model.graph.node.insert(number, node)
+    for value, name in ((np.float32(1 / 255), "q_scale"), (np.uint8(0), "q_zero")):
+        model.graph.initializer.append(numpy_helper.from_array(value, name))
+    save(model, path)
+
+
+@refused("was optimized by ONNX Runtime")
+def optimized(model: onnx.ModelProto, path: Path) -> None:
+    import onnxruntime
+
+    # A fusion that every processor has: Conv and Relu.
+    first = next(node for node in model.graph.node if node.op_type == "Conv")
+    output = first.output[0]
+    first.output[0] = "before_relu"
+    number = list(model.graph.node).index(first)
+    model.graph.node.insert(number + 1, helper.make_node("Relu", ["before_relu"], [output], "relu"))
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(path)
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+@refused("operator EfficientNMS_TRT of 'TRT' is no standard ONNX")
+def plugin(model: onnx.ModelProto, path: Path) -> None:
+    last = model.graph.node[-1]
+    last.op_type, last.domain = "EfficientNMS_TRT", "TRT"
+    model.opset_import.add(domain="TRT", version=1)
+    save(model, path)
+
+
+@refused("its input is double; float32, float16 and uint8 are supported")
+def double_input(model: onnx.ModelProto, path: Path) -> None:
+    given = model.graph.input[0]
+    _before_input(model, "Cast", "wide", to=TensorProto.FLOAT)
+    given.name = "wide"
+    given.type.tensor_type.elem_type = TensorProto.DOUBLE
+    save(model, path)
+
+
+@refused("its metadata says that its task is 'segment'")
+def segmentation(model: onnx.ModelProto, path: Path) -> None:
+    model.metadata_props.add(key="task", value="segment")
+    save(model, path)
+
+
+@right
+def batch_of_four(model: onnx.ModelProto, path: Path) -> None:
+    """Written down in the input and the output only."""
+    _set_batch(model, 0)
+    save(model, path)
+
+
+@refused("was exported for a batch of 4")
+def batch_in_the_graph(model: onnx.ModelProto, path: Path) -> None:
+    """A batch of four that a Reshape writes down."""
+    _set_batch(model, 4)
+    save(model, path)
+
+
+def _set_batch(model: onnx.ModelProto, in_reshapes: int) -> None:
+    for tensor in model.graph.initializer:
+        if tensor.data_type == TensorProto.INT64 and tensor.dims and numpy_helper.to_array(tensor)[0] == 1:
+            values = numpy_helper.to_array(tensor).copy()
+            values[0] = in_reshapes
+            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 4
