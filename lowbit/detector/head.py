@@ -78,6 +78,11 @@ class Interface:
         """The shape of the one output; empty where there are several."""
         return next(iter(self.outputs.values())) if len(self.outputs) == 1 else ()
 
+    @property
+    def module(self) -> str:
+        """Ultralytics' head module, where metadata name it."""
+        return metadata(self.model).get("head", "")
+
     def asked(self, kind: str) -> bool:
         """Whether this very head was declared."""
         return self.hints.kind == kind
@@ -113,6 +118,8 @@ class Head(ABC):
     form: ClassVar[str]
     # How its family puts an image into the input, unless it is declared otherwise.
     resize: ClassVar[Resize] = "letterbox"
+    # Ultralytics' head modules that it reads, as metadata name them since 8.4.
+    modules: ClassVar[tuple[str, ...]] = ()
     # What may be declared of it in lowbit.toml, and the values.
     options: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 

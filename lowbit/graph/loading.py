@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from lowbit.errors import InputError
 from lowbit.graph.external import external_files
+from lowbit.graph.nodes import replace_nodes
 
 if TYPE_CHECKING:
     import onnx
@@ -21,6 +23,7 @@ def load(path: Path) -> onnx.ModelProto:
 
     try:
         model = onnx.load(str(path))
+        _in_order(model)
         onnx.checker.check_model(model)
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such ONNX file.") from error
@@ -30,6 +33,31 @@ def load(path: Path) -> onnx.ModelProto:
     for tensor in model.graph.initializer:
         _check_tensor(path, tensor)
     return model
+
+
+def _in_order(model: onnx.ModelProto) -> None:
+    """Put nodes behind what they read, as ONNX asks for and some converters to float16 do not; a circle stays one."""
+    from graphlib import CycleError, TopologicalSorter
+
+    nodes = model.graph.node
+    makers = {output: number for number, node in enumerate(nodes) for output in node.output if output}
+    needs = {number: {makers[name] for name in _reads(node) if name in makers} for number, node in enumerate(nodes)}
+    if all(max(before, default=-1) < number for number, before in needs.items()):
+        return
+    try:
+        order = list(TopologicalSorter(needs).static_order())
+    except CycleError:
+        return
+    replace_nodes(model, [nodes[number] for number in order])
+
+
+def _reads(node: onnx.NodeProto) -> Iterator[str]:
+    """The tensors that a node needs, those of its branches' and loops' bodies too."""
+    yield from node.input
+    for attribute in node.attribute:
+        for body in (attribute.g, *attribute.graphs):
+            for inner in body.node:
+                yield from _reads(inner)
 
 
 def _check_tensor(path: Path, tensor: onnx.TensorProto) -> None:

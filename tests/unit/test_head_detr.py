@@ -125,6 +125,22 @@ def test_one_output_as_ultralytics_exports_it() -> None:
     assert (found.scores.tolist(), found.classes.tolist()) == (pytest.approx([0.9, 0.1]), [1, 0])
 
 
+def test_chosen_pairs_as_ultralytics_exports_them() -> None:
+    """Six columns as an end-to-end head has them, but boxes in [0, 1]: the metadata say whose they are."""
+    model = make_model([node("Relu", ["images"], "output0", "r")], [], shape_out=(1, 300, 6))
+    names = str({number: str(number) for number in range(80)})
+    for key, value in (("names", names), ("head", "RTDETRDecoder")):
+        model.metadata_props.add(key=key, value=value)
+    head = heads.recognise(Path("m.onnx"), model)
+    assert head == Detr((64, 64), 80, "probability", chosen=True)
+    output = np.zeros((1, 300, 6), np.float32)
+    output[0, 0] = (0.5, 0.25, 0.5, 0.25, 0.9, 79)
+    found = head.decode([output])
+    assert (found.boxes.tolist(), found.classes.tolist()) == ([[16, 8, 48, 24]], [79])
+    model.metadata_props[-1].value = "v10Detect"
+    assert heads.recognise(Path("m.onnx"), model).kind == "end2end"
+
+
 def test_six_columns_can_be_of_two_heads() -> None:
     model = make_model([node("Relu", ["images"], "output0", "r")], [], shape_out=(1, 300, 6))
     with pytest.raises(InputError, match=r"can be of kind detr or end2end\. Declare which"):

@@ -56,6 +56,15 @@ def nodes_of_one_name(model: onnx.ModelProto, path: Path) -> None:
 
 
 @right
+def nodes_in_disorder(model: onnx.ModelProto, path: Path) -> None:
+    """As Ultralytics' ``half=True`` leaves them: a node may come before what it reads. ONNX forbids it, runtimes do not."""
+    nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in reversed(model.graph.node)]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    onnx.save(model, str(path))
+
+
+@right
 def weights_among_the_inputs(model: onnx.ModelProto, path: Path) -> None:
     for tensor in model.graph.initializer:
         model.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
@@ -196,7 +205,9 @@ def channels_last(model: onnx.ModelProto, path: Path) -> None:
     given = model.graph.input[0]
     sides = [dim.dim_value for dim in given.type.tensor_type.shape.dim]
     _before_input(model, "Transpose", "channels_last", perm=[0, 3, 1, 2])
-    last = helper.make_tensor_value_info("channels_last", TensorProto.FLOAT, [sides[0], *sides[2:], sides[1]])
+    last = helper.make_tensor_value_info(
+        "channels_last", given.type.tensor_type.elem_type, [sides[0], *sides[2:], sides[1]]
+    )
     given.CopyFrom(last)
     save(model, path)
 

@@ -54,7 +54,8 @@ def recognise(path: Path, model: onnx.ModelProto, hints: Hints | None = None) ->
     if stamped and hints == Hints():
         return _stamped(path, stamped)
     file = Interface.of(path, model, hints)
-    families = [KINDS[hints.kind]] if hints.kind else list(KINDS.values())
+    named = [family for family in KINDS.values() if file.module in family.modules]
+    families = [KINDS[hints.kind]] if hints.kind else named or list(KINDS.values())
     heads = [head for family in families for head in family.recognise(file)]
     fitting = [head for head in heads if file.classes in (None, head.classes)]
     shown = ", ".join(str(shape) for shape in file.outputs.values())

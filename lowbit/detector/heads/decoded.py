@@ -24,6 +24,7 @@ class Decoded(Head):
 
     kind = "decoded"
     form = "1 x (4 + classes) x anchors, or transposed"
+    modules = ("Detect", "v10Detect")
 
     strides: tuple[int, ...] = STRIDES
     transposed: bool = False

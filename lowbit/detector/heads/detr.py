@@ -22,17 +22,20 @@ class Detr(Head):
 
     ``scores`` says what the columns hold. ``sigmoid``: logits, each class for itself (RT-DETR, RF-DETR, D-FINE).
     ``softmax``: logits, and a last one for no object (DETR). ``probability``: probabilities. ``boxes_first``: in the
-    order of outputs. ``joined``: one output [1, queries, 4 + classes], as Ultralytics exports RT-DETR.
+    order of outputs. ``joined``: one output [1, queries, 4 + classes], as Ultralytics exported RT-DETR up to 8.3.
+    ``chosen``: one output [1, n, 6], box, score and class of the best pairs, as it does since 8.4.
     """
 
     kind = "detr"
     form = "boxes 1 x queries x 4 in [0, 1] and logits 1 x queries x classes"
     resize = "stretch"
+    modules = ("RTDETRDecoder",)
     options: ClassVar[Mapping[str, tuple[str, ...]]] = {"scores": ("sigmoid", "softmax", "probability")}
 
     scores: str
     boxes_first: bool = True
     joined: bool = False
+    chosen: bool = False
 
     @classmethod
     def recognise(cls, file: Interface) -> Iterator[Self]:
@@ -45,8 +48,10 @@ class Detr(Head):
         if not file.asked(cls.kind) and any(shape[1] in anchors for shape in shapes):
             return
         if len(shapes) == 1 and shapes[0][2] > 4:
-            columns = shapes[0][2] - 4
-            if file.classes == columns or file.asked(cls.kind):
+            columns, told = shapes[0][2] - 4, file.module in cls.modules
+            if columns == 2 and file.classes and (told or (file.asked(cls.kind) and file.classes != 2)):
+                yield cls(file.sides, file.classes, "probability", chosen=True)
+            elif file.classes == columns or file.asked(cls.kind):
                 yield cls(file.sides, columns, file.hints.options.get("scores", "probability"), joined=True)
         if len(shapes) != 2 or shapes[0][1] != shapes[1][1] or 4 not in (shapes[0][2], shapes[1][2]):
             return
@@ -57,6 +62,10 @@ class Detr(Head):
 
     def decode(self, outputs: Sequence[NDArray[np.float32]]) -> Detections:
         """The 300 best pairs of a query and a class; of a softmax, a query's best class."""
+        if self.chosen:
+            (output,) = take(outputs, self, (1, 0, 6))
+            rows = output[0]
+            return best(Detections(self._in_pixels(rows[:, :4]), rows[:, 4], np.rint(rows[:, 5]).astype(np.int64)))
         columns = self.classes + (self.scores == "softmax")
         if self.joined:
             (output,) = take(outputs, self, (1, 0, 4 + columns))
@@ -65,10 +74,12 @@ class Detr(Head):
             shapes = ((1, 0, 4), (1, 0, columns)) if self.boxes_first else ((1, 0, columns), (1, 0, 4))
             found = take(outputs, self, *shapes)
             boxes, logits = (output[0] for output in (found if self.boxes_first else found[::-1]))
-        height, width = self.sides
-        scaled = corners(boxes * np.array([width, height, width, height], np.float32))
         classes, queries, scores = candidates(self._probabilities(logits).T)
-        return best(Detections(scaled[queries], scores, classes))
+        return best(Detections(self._in_pixels(boxes)[queries], scores, classes))
+
+    def _in_pixels(self, boxes: NDArray[np.float32]) -> NDArray[np.float32]:
+        height, width = self.sides
+        return corners(boxes * np.array([width, height, width, height], np.float32))
 
     def _probabilities(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         if self.scores == "probability":

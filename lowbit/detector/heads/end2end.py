@@ -27,6 +27,7 @@ class End2End(Head):
 
     kind = "end2end"
     form = "1 x n x 6"
+    modules = ("Detect", "v10Detect")
 
     strides: tuple[int, ...] = STRIDES
 

@@ -27,6 +27,7 @@ class Raw(Head):
 
     kind = "raw"
     form = "1 x (64 + classes) x anchors, or transposed"
+    modules = ("Detect", "v10Detect")
 
     strides: tuple[int, ...] = STRIDES
     transposed: bool = False
