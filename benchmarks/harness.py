@@ -2,7 +2,7 @@
 
 Every row is one figure and what it is a multiple of; figures of pairs come from interleaved runs in one process. Rows:
 the import of the package, pytest's collection of the whole suite, COCO scoring of 5000 drawn images with 300 boxes each
-(with ``--pycocotools`` beside pycocotools, which takes minutes), evaluation of the float detector against the bare sum of
+(with ``--pycocotools`` beside pycocotools, which takes longer), evaluation of the float detector against the bare sum of
 ONNX Runtime's inference on ready tensors, building ``int8-modelopt-entropy`` against ModelOpt alone, and the peak memory
 of that build (``--memory-detector yolov10m@random`` for a large one).
 """
@@ -10,9 +10,6 @@ of that build (``--memory-detector yolov10m@random`` for a large one).
 from __future__ import annotations
 
 import argparse
-import contextlib
-import copy
-import io
 import shutil
 import subprocess
 import sys
@@ -25,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from lowbit import graph
+from lowbit import graph, pycocotools_check
 from lowbit.data.dataset import Dataset, ImageRecord
 from lowbit.data.detections import Detections
 from lowbit.data.letterbox import preprocess
@@ -89,27 +86,6 @@ def drawn(images: int, boxes: int) -> tuple[Dataset, dict[int, Detections]]:
     return dataset, found
 
 
-def by_pycocotools(dataset: Dataset, found: dict[int, Detections]) -> float:
-    """The same AP by pycocotools."""
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
-
-    rows = []
-    for image, seen in found.items():
-        corner, extent = seen.boxes[:, :2].astype(float), (seen.boxes[:, 2:] - seen.boxes[:, :2]).astype(float)
-        columns = np.full((len(seen), 1), image), corner, extent, seen.scores[:, None], seen.classes[:, None] + 1
-        rows.append(np.concatenate(columns, 1))
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO()
-        truth.dataset = copy.deepcopy(dataset.coco)
-        truth.createIndex()
-        scorer = COCOeval(truth, truth.loadRes(np.concatenate(rows)), "bbox")
-        scorer.evaluate()
-        scorer.accumulate()
-        scorer.summarize()
-    return float(scorer.stats[0])
-
-
 def scoring(row: Row, *, pycocotools: bool) -> None:
     dataset, found = drawn(5000, 300)
     started = time.perf_counter()
@@ -118,7 +94,7 @@ def scoring(row: Row, *, pycocotools: bool) -> None:
     row("COCO scoring, 5000 images x 300 boxes", f"{taken:.1f} s", "")
     if pycocotools:
         started = time.perf_counter()
-        other = by_pycocotools(dataset, found)
+        other = pycocotools_check.score(dataset, found).map
         slower = (time.perf_counter() - started) / taken
         row(
             "the same by pycocotools", f"{slower * taken:.1f} s", f"{slower:.1f}x; AP differs by {other - accuracy.map}"

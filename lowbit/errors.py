@@ -21,3 +21,7 @@ class BuildError(LowbitError):
 
 class StoreError(LowbitError):
     """The artifact store cannot be read or written."""
+
+
+class MetricError(LowbitError):
+    """Two implementations of one metric disagree on the same detections: lowbit or the other one is wrong."""

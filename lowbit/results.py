@@ -17,7 +17,7 @@ from lowbit import files, host, old_results
 from lowbit.errors import InputError
 from lowbit.runtime import DEFAULT, runtimes
 
-SCHEMA = 4
+SCHEMA = 5
 
 
 class Status(StrEnum):
@@ -146,6 +146,7 @@ class Entry(_Model):
 
     ``dataset_classes``: the data set's category id of every class index, -1 for one that it does not have. ``host``: the
     machine that accuracy was measured on, by :func:`lowbit.host.name`; that of a timing is ``latency.host``.
+    ``map_pycocotools`` and ``map50_pycocotools``: pycocotools' on the same detections, within 1e-6 of ``map`` and ``map50``.
     ``layer_sqnr``: the raw head's SQNR in dB with one convolution alone quantized, where the scheme measured it.
     """
 
@@ -163,6 +164,8 @@ class Entry(_Model):
     expected_failure: str | None = None
     map: float | None = None
     map50: float | None = None
+    map_pycocotools: float | None = None
+    map50_pycocotools: float | None = None
     map75: float | None = None
     map_small: float | None = None
     map_medium: float | None = None

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from lowbit import files, host, latency, metrics, runtime
+from lowbit import files, host, latency, metrics, pycocotools_check, runtime
 from lowbit.data.dataset import Dataset
 from lowbit.data.leak import check_leak
 from lowbit.data.lists import CalibrationSet, load_calibration
@@ -208,7 +208,10 @@ def _verify(detector: Detector, dataset: Dataset | None, reference: Any, session
         def progress(done: int, total: int) -> None:
             _say(f"evaluating {name}, image {done} of {total}")
 
-        return metrics.evaluate(dataset, predict(one, detector.head, dataset, detector.input, progress))
+        seen = predict(one, detector.head, dataset, detector.input, progress)
+        scored = metrics.evaluate(dataset, seen)
+        pycocotools_check.check(dataset, seen, scored)
+        return scored
 
     first, second = accuracy(reference, "fp32"), accuracy(session, "the chosen one")
     low, high = metrics.drop_interval(first, second, len(dataset.images))

@@ -50,6 +50,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Toy:
     return Toy(tmp_path_factory.mktemp("toy"))
 
 
+FLOAT = "fp32 and not lean and not cuda and not trt and not openvino"
 SCHEMES = "(fp32 or int8-ort-minmax) and not lean"
 
 
@@ -58,7 +59,7 @@ def test_a_gate_passes_and_says_all_of_it(toy: Toy) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     entries = {(e.scheme, e.provider): e for e in toy.results().entries}
     reference, quantized = entries["fp32", "cpu"], entries["int8-ort-minmax", "cpu"]
-    assert reference.map == quantized.map == 1.0
+    assert [e.map_pycocotools for e in (reference, quantized)] == [reference.map, quantized.map] == [1.0, 1.0]
     assert quantized.drop == 0.0
     assert quantized.status == results.Status.PASSED
     assert quantized.images == 6
@@ -119,6 +120,20 @@ def test_an_artifact_that_would_saturate_runs_without_such_kernels(
     assert "so it ran with `session.x64quantprecision=1`" in (toy.folder / "runs" / "latest" / "summary.md").read_text()
 
 
+def test_a_matcher_that_differs_from_pycocotools_is_an_error(
+    toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No AP is reported that pycocotools does not confirm."""
+    fault = "from lowbit import matching\n\nright = matching._overlap\nmatching._overlap = lambda *boxes: 0.7 * right(*boxes)\n"
+    (tmp_path / "faulty.py").write_text(fault)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    done = toy.pytest("-p", "faulty", "tests/test_accuracy.py", "-k", FLOAT)
+    assert done.returncode == 1, done.stdout + done.stderr
+    (entry,) = toy.results().entries
+    assert (entry.status, entry.map, entry.map_pycocotools) == (results.Status.ERROR, None, None)
+    assert re.search(r"map is 0\.[0-9]+ by lowbit and 1\.00000000 by pycocotools", entry.reason or "")
+
+
 def test_gpu_tests_skip_with_a_reason_where_there_is_none(toy: Toy) -> None:
     from lowbit.host import gpu
 
@@ -165,9 +180,7 @@ def blind(toy: Toy) -> Path:
 
 
 def test_a_failure_fails_the_run_and_says_why(toy: Toy, blind: Path) -> None:
-    done = toy.pytest(
-        "tests/test_accuracy.py", "-k", "fp32 and not lean and not cuda and not trt and not openvino", dataset=blind
-    )
+    done = toy.pytest("tests/test_accuracy.py", "-k", FLOAT, dataset=blind)
     assert done.returncode == 1, done.stdout + done.stderr
     (entry,) = toy.results().entries
     assert entry.status == results.Status.ERROR
@@ -205,7 +218,7 @@ def test_expected_failures(toy: Toy, blind: Path, changes: dict[str, str], blind
     done = toy.pytest(
         "tests/test_accuracy.py",
         "-k",
-        "fp32 and not lean and not cuda and not trt and not openvino",
+        FLOAT,
         f"--expected-failures={listing}",
         **arguments,
     )
@@ -284,7 +297,7 @@ def test_wrong_colours_are_seen(toy: Toy, tmp_path: Path) -> None:
         tmp_path / "project",
         DECLARED.replace("[gate]", 'colors = "bgr"\n[gate]'),
         "-k",
-        "fp32 and not lean and not cuda and not trt and not openvino",
+        FLOAT,
     )
     assert done.returncode == 1
     assert "sees next to nothing" in done.stdout
