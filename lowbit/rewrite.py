@@ -44,7 +44,7 @@ def lean_tail(path: Path, model: onnx.ModelProto) -> onnx.ModelProto:
     kept = int(model.graph.output[0].type.tensor_type.shape.dim[1].dim_value)
     tail = set(graph.decode_tail(model))
     name = model.graph.output[0].name
-    build = _Builder()
+    build = _Builder(graph.opset(model))
     _write_tail(build, head, levels, bins, kept, name)
     copied = onnx.ModelProto()
     copied.CopyFrom(model)
@@ -128,9 +128,7 @@ def _write_tail(
             build("Reshape", build("Transpose", name, perm=[0, 2, 3, 1]), build.constant([cells, width]))
             for name, width in ((classes, head.classes), (boxes, 4 * len(bins)))
         )
-        values, chosen = build.two(
-            "TopK", build("ReduceMax", flat, axes=[1], keepdims=0), build.constant([min(kept, cells)]), axis=0
-        )
+        values, chosen = build.two("TopK", build.highest(flat), build.constant([min(kept, cells)]), axis=0)
         grid = build.constant(np.concatenate([points[here], strides[here, None]], 1).astype(np.float32))
         best.append(values)
         for parts, source in ((logits, flat), (sides, box), (places, grid)):
@@ -161,7 +159,8 @@ def _write_tail(
 class _Builder:
     """Nodes and constants under names that no exporter uses."""
 
-    def __init__(self) -> None:
+    def __init__(self, opset: int) -> None:
+        self._opset = opset
         self.nodes: list[onnx.NodeProto] = []
         self.values: dict[str, NDArray[Any]] = {}
 
@@ -174,6 +173,12 @@ class _Builder:
     def __call__(self, op: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:
         """A node with one output; returns the output's name."""
         return self._node(op, inputs, [output or f"/lean/{op}_{len(self.nodes)}_output_0"], attributes)[0]
+
+    def highest(self, rows: str) -> str:
+        """The largest value of every row of [rows, columns]; ReduceMax takes its axes as an input since opset 18."""
+        if self._opset < 18:
+            return self("ReduceMax", rows, axes=[1], keepdims=0)
+        return self("ReduceMax", rows, self.constant([1]), keepdims=0)
 
     def two(self, op: str, *inputs: str, **attributes: Any) -> tuple[str, str]:
         """A node with two outputs."""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from lowbit.errors import InputError
 from lowbit.graph.head import head_outputs
 from lowbit.graph.loading import load
-from lowbit.graph.nodes import inputs, shape_of
+from lowbit.graph.nodes import inputs, opset, shape_of
 from lowbit.graph.shape_inference import blank, noise
 from lowbit.runtime import plain_session
 
@@ -111,7 +111,7 @@ def _at_opset(path: Path, model: onnx.ModelProto) -> str:
     import onnx
     from onnx import helper, version_converter
 
-    version = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 1)
+    version = opset(model)
     remedy = f"Export it with opset {CONVERTED_TO}: torch.onnx.export(..., opset_version={CONVERTED_TO})."
     if version > OPSETS[-1]:
         raise InputError(f"{path}: is of opset {version}; {OPSETS[0]} to {OPSETS[-1]} are supported. {remedy}")

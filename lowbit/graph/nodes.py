@@ -34,6 +34,11 @@ def inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
     return [value for value in model.graph.input if value.name not in stored]
 
 
+def opset(model: onnx.ModelProto) -> int:
+    """The version of the default domain's operators; 1 for a file that names none."""
+    return next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 1)
+
+
 def shape_of(value: onnx.ValueInfoProto) -> tuple[int, ...]:
     """The shape that an input or output declares, 0 for a dimension that it leaves open."""
     return tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)

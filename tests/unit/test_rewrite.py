@@ -21,9 +21,10 @@ torch, nn = lazily("torch"), lazily("torch.nn")
 SIZE, CLASSES = 64, 5
 
 
-@pytest.fixture(scope="module")
-def detector(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An Ultralytics end-to-end head on three convolutions with random weights: exported as detectors are."""
+@pytest.fixture(scope="module", params=[17, 19])
+def detector(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An Ultralytics end-to-end head on three convolutions with random weights: exported as detectors are, and at
+    Ultralytics' default opset for them."""
     from ultralytics.nn.modules.head import v10Detect
 
     class Toy(nn.Module):
@@ -47,7 +48,9 @@ def detector(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("head") / "head.onnx"
     with torch.inference_mode():
         shape = tuple(network(example).shape)
-        torch.onnx.export(network, (example,), str(path), input_names=["images"], opset_version=17, dynamo=False)
+        torch.onnx.export(
+            network, (example,), str(path), input_names=["images"], opset_version=request.param, dynamo=False
+        )
     model = onnx.load(str(path))
     for dim, value in zip(model.graph.output[0].type.tensor_type.shape.dim, shape, strict=True):
         dim.Clear()
