@@ -7,15 +7,15 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lowbit.errors import InputError
-from lowbit.graph.head import head_outputs
+from lowbit.graph.equality import prove
 from lowbit.graph.loading import load
-from lowbit.graph.nodes import inputs, opset, shape_of
+from lowbit.graph.nodes import inputs, name_nodes, opset, shape_of
 from lowbit.graph.shape_inference import blank, noise
 from lowbit.runtime import plain_session
 
@@ -27,9 +27,6 @@ OPSETS, CONVERTED_TO = range(13, 25), 17
 # Pixels; nobody deploys a larger detector, and a few bytes of a header must not take all memory.
 MAX_SIDE = 4096
 _QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger")
-# How far a number may be off, as a share of its channel's largest: what fusing BatchNormalization changes in float32 stays
-# below 1e-4; float16 carries 11 bits through some dozens of layers.
-_SAME, _SAME_HALF = 1e-3, 5e-2
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +59,7 @@ def canonical(path: Path, sides: tuple[int, int] | None = None) -> Canonical:
         _inlined(model),
         _constants_stored(model),
         _in_float32(path, model),
-        _named(model),
+        name_nodes(model),
     ]
     pixels, laid_out = _image_input(path, model)
     fitted = fixed(path, model, sides)
@@ -75,12 +72,12 @@ def canonical(path: Path, sides: tuple[int, int] | None = None) -> Canonical:
     folded.CopyFrom(fitted)
     if said := _folded(folded):
         try:
-            _prove(path, original, folded)
+            prove(path, original, folded)
             return Canonical(folded, pixels, (*done, said))
         except InputError:  # what can't be proved is not applied
             pass
     if done:
-        _prove(path, original, fitted)
+        prove(path, original, fitted)
     return Canonical(fitted, pixels, done)
 
 
@@ -227,28 +224,6 @@ def _in_float32(path: Path, model: onnx.ModelProto) -> str:
     return "computed in float32 instead of float16" if changed else ""
 
 
-def _named(model: onnx.ModelProto) -> str:
-    """Every node gets a name of its own."""
-    seen: set[str] = set()
-    given = {node.name for node in model.graph.node}
-    changed = False
-    for number, node in enumerate(model.graph.node):
-        if not node.name or node.name in seen:
-            stem = node.name or node.op_type
-            node.name = next(name for name in _numbered(f"{stem}_{number}") if name not in given | seen)
-            changed = True
-        seen.add(node.name)
-    return "its nodes named" if changed else ""
-
-
-def _numbered(stem: str) -> Iterator[str]:
-    yield stem
-    number = 1
-    while True:
-        yield f"{stem}_{number}"
-        number += 1
-
-
 def _image_input(path: Path, model: onnx.ModelProto) -> tuple[bool, str]:
     """The image becomes float32, channels first. Whether the graph itself scales pixels, and what was done."""
     from onnx import TensorProto, helper
@@ -359,7 +334,7 @@ def _slimmed(model: onnx.ModelProto) -> onnx.ModelProto:
 
     slim: onnx.ModelProto = onnxslim.slim(model)
     _constants_stored(slim)
-    _named(slim)
+    name_nodes(slim)
     return slim
 
 
@@ -403,86 +378,3 @@ def _settle_outputs(path: Path, model: onnx.ModelProto) -> None:
     for value, one, two in zip(model.graph.output, *runs, strict=True):
         shapes = zip(np.shape(one), np.shape(two), strict=True)
         _set_shape(value, [a if a == b else f"{value.name}_{axis}" for axis, (a, b) in enumerate(shapes)])
-
-
-def _prove(path: Path, original: onnx.ModelProto, model: onnx.ModelProto) -> None:
-    """Run both on the same images and compare outputs and raw heads; raises :class:`InputError` where they differ."""
-    from onnx import TensorProto, helper
-
-    (before,), (after,) = inputs(original), inputs(model)
-    half = any(tensor.data_type == TensorProto.FLOAT16 for tensor in original.graph.initializer)
-    made = [{name for node in one.graph.node for name in node.output} for one in (original, model)]
-    raw = [name for name in head_outputs(model) if name in made[0] & made[1]]
-    kind = helper.tensor_dtype_to_np_dtype(before.type.tensor_type.elem_type)
-    first, second = (_session(path, one, raw) for one in (original, model))
-    compared = 0
-    for draw in (blank, noise):
-        image = draw(after)
-        if kind == np.uint8:
-            image = np.rint(image * 255)
-        same = image.transpose(0, 2, 3, 1) if shape_of(before)[3:] == (3,) and shape_of(before)[1] != 3 else image
-        batch = max(1, shape_of(before)[0])
-        try:
-            wanted = first.run(None, {before.name: np.repeat(same, batch, 0).astype(kind)})
-        except Exception as error:
-            raise InputError(f"{path}: does not run on one image ({str(error).strip()[:200]}).") from error
-        found = second.run(None, {after.name: image})
-        if batch > 1:
-            wanted = [value[:1] if value.shape[:1] == (batch,) else value for value in wanted]
-        # In float16 the choice of the best boxes is another one: what they are chosen from is compared.
-        skipped = len(original.graph.output) if half and raw else 0
-        for name, one, two in list(zip(_names(original, raw), wanted, found, strict=True))[skipped:]:
-            if batch > 1 and one.shape != two.shape:
-                raise InputError(
-                    f"{path}: was exported for a batch of {batch} and does not compute one image alone. Export it with a "
-                    "batch of 1, or a dynamic one."
-                )
-            compared += _same(path, name, one, two, _SAME_HALF if half else _SAME)
-    if not compared:
-        raise InputError(
-            f"{path}: had to be changed to be measured, and nothing shows that it still computes the same: it has no "
-            "detections on noise and no convolutions in common. Export it with fixed dimensions and opset 17."
-        )
-
-
-def _names(model: onnx.ModelProto, raw: Sequence[str]) -> list[str]:
-    own = [value.name for value in model.graph.output]
-    return [*own, *(name for name in raw if name not in own)]
-
-
-def _session(path: Path, model: onnx.ModelProto, raw: Sequence[str]) -> Any:
-    import onnx
-
-    copied = onnx.ModelProto()
-    copied.CopyFrom(model)
-    _named(copied)  # ONNX Runtime takes no two nodes of one name
-    more = _names(model, raw)[len(model.graph.output) :]
-    copied.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in more)
-    try:
-        return plain_session(copied)
-    except Exception as error:
-        raise InputError(f"{path}: does not run ({str(error).strip()[:200]}).") from error
-
-
-def _same(path: Path, name: str, one: NDArray[Any], two: NDArray[Any], share: float) -> int:
-    """How many numbers were compared. Rows of equal score may have changed their order."""
-    if one.shape == two.shape and (_close(one, two, share) or _close(_sorted_rows(one), _sorted_rows(two), share)):
-        return one.size
-    raise InputError(
-        f"{path}: its canonical form computes something else at {name!r}. Export it with fixed dimensions and opset 17."
-    )
-
-
-def _close(one: NDArray[Any], two: NDArray[Any], share: float) -> bool:
-    """Channel by channel, for boxes of hundreds of pixels lie beside scores of at most 1."""
-    values, others = (np.atleast_2d(np.asarray(array, float)) for array in (one, two))
-    channels = 1 if values.ndim == 4 else values.ndim - (2 if values.shape[-2] < values.shape[-1] else 1)
-    rest = tuple(axis for axis in range(values.ndim) if axis != channels)
-    largest = np.abs(values).max(rest, keepdims=True, initial=0)
-    # 1e-6: scores of 1e-9, a sigmoid's tail, are all nothing.
-    return bool((np.abs(values - others) <= share * largest + 1e-6).all())
-
-
-def _sorted_rows(values: NDArray[Any]) -> NDArray[Any]:
-    rows = values.reshape(-1, values.shape[-1]) if values.ndim else values.reshape(1, 1)
-    return np.asarray(rows[np.lexsort(np.round(rows, 2).T[::-1])])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,6 +32,28 @@ def inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
     """The inputs without a stored value: some exporters list weights as inputs with a default."""
     stored = {tensor.name for tensor in model.graph.initializer}
     return [value for value in model.graph.input if value.name not in stored]
+
+
+def name_nodes(model: onnx.ModelProto) -> str:
+    """Give every node a name of its own. Says what was done, nothing for nothing."""
+    seen: set[str] = set()
+    given = {node.name for node in model.graph.node}
+    changed = False
+    for number, node in enumerate(model.graph.node):
+        if not node.name or node.name in seen:
+            stem = node.name or node.op_type
+            node.name = next(name for name in _numbered(f"{stem}_{number}") if name not in given | seen)
+            changed = True
+        seen.add(node.name)
+    return "its nodes named" if changed else ""
+
+
+def _numbered(stem: str) -> Iterator[str]:
+    yield stem
+    number = 1
+    while True:
+        yield f"{stem}_{number}"
+        number += 1
 
 
 def opset(model: onnx.ModelProto) -> int:

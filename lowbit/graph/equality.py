@@ -1,0 +1,106 @@
+"""Do two forms of a graph compute the same? Proved by running both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lowbit.errors import InputError
+from lowbit.graph.head import head_outputs
+from lowbit.graph.nodes import inputs, name_nodes, shape_of
+from lowbit.graph.shape_inference import blank, noise
+from lowbit.runtime import plain_session
+
+if TYPE_CHECKING:
+    import onnx
+
+# How far a number may be off, as a share of its channel's largest: what fusing BatchNormalization changes in float32 stays
+# below 1e-4; float16 carries 11 bits through some dozens of layers.
+_SAME, _SAME_HALF = 1e-3, 5e-2
+
+
+def prove(path: Path, original: onnx.ModelProto, model: onnx.ModelProto) -> None:
+    """Run both on the same images and compare outputs and raw heads; raises :class:`InputError` where they differ."""
+    from onnx import TensorProto, helper
+
+    (before,), (after,) = inputs(original), inputs(model)
+    half = any(tensor.data_type == TensorProto.FLOAT16 for tensor in original.graph.initializer)
+    made = [{name for node in one.graph.node for name in node.output} for one in (original, model)]
+    raw = [name for name in head_outputs(model) if name in made[0] & made[1]]
+    kind = helper.tensor_dtype_to_np_dtype(before.type.tensor_type.elem_type)
+    first, second = (_session(path, one, raw) for one in (original, model))
+    compared = 0
+    for draw in (blank, noise):
+        image = draw(after)
+        if kind == np.uint8:
+            image = np.rint(image * 255)
+        same = image.transpose(0, 2, 3, 1) if shape_of(before)[3:] == (3,) and shape_of(before)[1] != 3 else image
+        batch = max(1, shape_of(before)[0])
+        try:
+            wanted = first.run(None, {before.name: np.repeat(same, batch, 0).astype(kind)})
+        except Exception as error:
+            raise InputError(f"{path}: does not run on one image ({str(error).strip()[:200]}).") from error
+        found = second.run(None, {after.name: image})
+        if batch > 1:
+            wanted = [value[:1] if value.shape[:1] == (batch,) else value for value in wanted]
+        # In float16 the choice of the best boxes is another one: what they are chosen from is compared.
+        skipped = len(original.graph.output) if half and raw else 0
+        for name, one, two in list(zip(_names(original, raw), wanted, found, strict=True))[skipped:]:
+            if batch > 1 and one.shape != two.shape:
+                raise InputError(
+                    f"{path}: was exported for a batch of {batch} and does not compute one image alone. Export it with a "
+                    "batch of 1, or a dynamic one."
+                )
+            compared += _same(path, name, one, two, _SAME_HALF if half else _SAME)
+    if not compared:
+        raise InputError(
+            f"{path}: had to be changed to be measured, and nothing shows that it still computes the same: it has no "
+            "detections on noise and no convolutions in common. Export it with fixed dimensions and opset 17."
+        )
+
+
+def _names(model: onnx.ModelProto, raw: Sequence[str]) -> list[str]:
+    own = [value.name for value in model.graph.output]
+    return [*own, *(name for name in raw if name not in own)]
+
+
+def _session(path: Path, model: onnx.ModelProto, raw: Sequence[str]) -> Any:
+    import onnx
+
+    copied = onnx.ModelProto()
+    copied.CopyFrom(model)
+    name_nodes(copied)  # ONNX Runtime takes no two nodes of one name
+    more = _names(model, raw)[len(model.graph.output) :]
+    copied.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in more)
+    try:
+        return plain_session(copied)
+    except Exception as error:
+        raise InputError(f"{path}: does not run ({str(error).strip()[:200]}).") from error
+
+
+def _same(path: Path, name: str, one: NDArray[Any], two: NDArray[Any], share: float) -> int:
+    """How many numbers were compared. Rows of equal score may have changed their order."""
+    if one.shape == two.shape and (_close(one, two, share) or _close(_sorted_rows(one), _sorted_rows(two), share)):
+        return one.size
+    raise InputError(
+        f"{path}: its canonical form computes something else at {name!r}. Export it with fixed dimensions and opset 17."
+    )
+
+
+def _close(one: NDArray[Any], two: NDArray[Any], share: float) -> bool:
+    """Channel by channel, for boxes of hundreds of pixels lie beside scores of at most 1."""
+    values, others = (np.atleast_2d(np.asarray(array, float)) for array in (one, two))
+    channels = 1 if values.ndim == 4 else values.ndim - (2 if values.shape[-2] < values.shape[-1] else 1)
+    rest = tuple(axis for axis in range(values.ndim) if axis != channels)
+    largest = np.abs(values).max(rest, keepdims=True, initial=0)
+    # 1e-6: scores of 1e-9, a sigmoid's tail, are all nothing.
+    return bool((np.abs(values - others) <= share * largest + 1e-6).all())
+
+
+def _sorted_rows(values: NDArray[Any]) -> NDArray[Any]:
+    rows = values.reshape(-1, values.shape[-1]) if values.ndim else values.reshape(1, 1)
+    return np.asarray(rows[np.lexsort(np.round(rows, 2).T[::-1])])
