@@ -27,7 +27,14 @@ distillation, networks = lazily("lowbit.qat.distillation"), lazily("tests.unit.n
 ONE_A_TOOL = {scheme.tool: scheme for scheme in map(find, reversed(tiers.change().representatives))}
 
 
-@pytest.mark.parametrize("scheme", ONE_A_TOOL.values(), ids=lambda scheme: scheme.id)
+@pytest.mark.parametrize(
+    "scheme",
+    [
+        # A search takes minutes.
+        pytest.param(scheme, id=scheme.id, marks=[pytest.mark.slow] * ("max_drop" in scheme.settings))
+        for scheme in ONE_A_TOOL.values()
+    ],
+)
 def test_a_second_build_gives_the_same_bytes(workbench: Workbench, scheme: Scheme, tmp_path: Path) -> None:
     if reason := workbench.skip_reason(
         Case("shapes10n", scheme, runtime.find(runtime.DEFAULT)), timed=False, scored=False
