@@ -40,7 +40,6 @@ def test_latency(
     benchmark.group = f"{case.name} on {case.runtime.name}"
     detector, images = workbench.detector(case.detector), workbench.dataset(case.detector).images
     options, session = workbench.timed_options(case), workbench.timed_session(case)
-    stages = latency.end_to_end(session, detector.head, detector.input, [image.path for image in images[:PICTURES]])
     references = {"fp32": "speedup", **({"fp16": "speedup_fp16"} if case.runtime.gpu else {})}
     run = session.timed_run(timing_input)
     others = {
@@ -52,6 +51,7 @@ def test_latency(
     speed: dict[str, Any] = {}
     batched = None
     with runtime.on_cores(options):
+        stages = latency.end_to_end(session, detector.head, detector.input, [one.path for one in images[:PICTURES]])
         benchmark.pedantic(run, rounds=ROUNDS, warmup_rounds=latency.WARM_UP)
         for scheme, name in references.items():
             if scheme not in others:

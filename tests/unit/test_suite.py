@@ -82,6 +82,47 @@ def test_a_gate_passes_and_says_all_of_it(toy: Toy) -> None:
     assert next((folder / "artifacts" / "int8-ort-minmax").iterdir()).resolve().is_dir()
 
 
+def test_timings_run_last_and_on_the_same_cores(toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever order pytest gives to the parameters of its session fixtures; what ran is read, not what was collected."""
+    (tmp_path / "cores.py").write_text(CORES)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    files = ("tests/test_latency.py", "tests/test_accuracy.py", "tests/test_artifact.py")
+    chosen = f"{SCHEMES} and not cuda and not trt and not openvino"
+    done = toy.pytest(*files, "-k", chosen, "-v", "-p", "cores")
+    assert done.returncode == 0, done.stdout + done.stderr
+    ran = re.findall(r"^tests/(test_\w+)\.py::\S+ PASSED", done.stdout, re.MULTILINE)
+    timed = [name == "test_latency" for name in ran]
+    assert timed.count(True) == 2 and timed.count(False) > 2
+    assert timed == sorted(timed), ran
+    cores = re.findall(r"(end_to_end|interleave) on (\[.*\])", (tmp_path / "cores.txt").read_text())
+    assert {name for name, _ in cores} == {"end_to_end", "interleave"}
+    assert len({where for _, where in cores}) == 1, cores
+
+
+# A plugin that writes down where the thread that times was allowed to run.
+CORES = """
+import functools
+import os
+from pathlib import Path
+
+from lowbit import latency
+
+
+def watched(time):
+    @functools.wraps(time)
+    def run(*arguments, **options):
+        with Path(__file__).with_suffix(".txt").open("a") as stream:
+            print(time.__name__, "on", sorted(os.sched_getaffinity(0)), file=stream)
+        return time(*arguments, **options)
+
+    return run
+
+
+latency.end_to_end = watched(latency.end_to_end)
+latency.interleave = watched(latency.interleave)
+"""
+
+
 def test_the_second_run_builds_nothing_and_workers_share_one_run(toy: Toy) -> None:
     before = {p: p.stat().st_mtime_ns for p in (toy.folder / "store" / "artifacts").rglob("*")}
     done = toy.pytest("tests/test_accuracy.py", "-k", SCHEMES, "-n", "2", "-m", "not latency and not gpu")
