@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lowbit.display import Display
 from lowbit.errors import InputError, LowbitError
+from lowbit.progress import Progress
 
 if TYPE_CHECKING:
     from lowbit.host import Processor
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; 0 if it went well, 1 if ``compare`` finds a regression, 2 for bad input."""
+    """Run one command; 0 if it went well, 1 if ``compare`` finds a regression, 2 for bad input, 130 if interrupted."""
     parser = argparse.ArgumentParser(prog="lowbit", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     check = commands.add_parser("doctor", help="what this machine can run, or what an INT8 file loses on others")
@@ -52,29 +54,39 @@ def main(arguments: list[str] | None = None) -> int:
     _add_sensitivity(commands)
     options = parser.parse_args(arguments)
     try:
-        if options.command == "doctor":
-            print(examine(options.artifact, options.images) if options.artifact or options.images else doctor())
-        elif options.command == "schemes":
-            print(schemes_table())
-        elif options.command == "fetch":
-            fetch_assets(options)
-        elif options.command == "compare":
-            return compare_runs(options)
-        elif options.command in ("sweep", "layers", "search"):
-            from lowbit.sensitivity import command
-
-            print(getattr(command, options.command)(options))
-        elif options.command == "merge":
-            print(merge_runs(options.part, options.to))
-        elif options.command == "store":
-            print(share_store(options))
-        elif options.command == "widen":
-            print(write_widened(options.source, options.target))
-        else:
-            print(write_report(options.run))
+        with Display(sys.stderr) as progress:
+            return _run(options, progress)
     except LowbitError as error:
         print(f"lowbit: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("lowbit: interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
+
+
+def _run(options: argparse.Namespace, progress: Progress) -> int:
+    """Run a parsed command; its exit status."""
+    if options.command == "doctor":
+        given = options.artifact or options.images
+        print(examine(options.artifact, options.images, progress) if given else doctor())
+    elif options.command == "schemes":
+        print(schemes_table())
+    elif options.command == "fetch":
+        fetch_assets(options, progress)
+    elif options.command == "compare":
+        return compare_runs(options)
+    elif options.command in ("sweep", "layers", "search"):
+        from lowbit.sensitivity import command
+
+        print(getattr(command, options.command)(options, progress))
+    elif options.command == "merge":
+        print(merge_runs(options.part, options.to))
+    elif options.command == "store":
+        print(share_store(options, progress))
+    elif options.command == "widen":
+        print(write_widened(options.source, options.target))
+    else:
+        print(write_report(options.run))
     return 0
 
 
@@ -143,20 +155,15 @@ def doctor() -> str:
     return "\n".join(lines)
 
 
-def examine(artifact: Path | None, images: Path | None) -> str:
-    """What :func:`lowbit.diagnosis.diagnose` finds, with progress on a terminal."""
+def examine(artifact: Path | None, images: Path | None, progress: Progress) -> str:
+    """What :func:`lowbit.diagnosis.diagnose` finds."""
     from lowbit.diagnosis import diagnose
 
     if artifact is None:
         raise InputError(
             "doctor --images: needs the .onnx file that is run on them: lowbit doctor ARTIFACT --images LIST."
         )
-
-    show = _Progress()
-    try:
-        return diagnose(artifact, images, show)
-    finally:
-        show.end()
+    return diagnose(artifact, images, progress)
 
 
 def _int8_kernels(processor: Processor) -> str:
@@ -187,38 +194,19 @@ def write_report(run: Path) -> Path:
     return report.write(results.read(run / "results.json"), run)
 
 
-def fetch_assets(options: argparse.Namespace) -> None:
+def fetch_assets(options: argparse.Namespace, progress: Progress) -> None:
     """Fetch assets and say where they are and how to use them."""
     from lowbit.detector.fetch import Fetcher, default_folder, fetch, parse_mirrors
     from lowbit.detector.registry import ASSETS_VARIABLE, assets_folder
 
     folder = options.to or assets_folder() or default_folder()
     mirrors = parse_mirrors(",".join(options.mirror)) if options.mirror else None
-    show = _Progress()
-    fetcher = Fetcher(folder, mirrors=mirrors, offline=options.offline or None, progress=show)
+    fetcher = Fetcher(folder, mirrors=mirrors, offline=options.offline or None, progress=progress)
     for name in options.asset:
         for path in fetch(name, fetcher):
-            show.end()
             print(path)
     if folder != default_folder():
         print(f"use it with {ASSETS_VARIABLE}={folder}")
-
-
-class _Progress:
-    """One line that is written over, at most five times a second and only on a terminal."""
-
-    def __init__(self) -> None:
-        self._last = 0.0
-
-    def __call__(self, text: str) -> None:
-        now = time.monotonic()
-        if sys.stderr.isatty() and now - self._last > 0.2:
-            self._last = now
-            print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
-
-    def end(self) -> None:
-        if sys.stderr.isatty():
-            print("\r\033[K", end="", file=sys.stderr)
 
 
 def compare_runs(options: argparse.Namespace) -> int:
@@ -242,14 +230,12 @@ def merge_runs(parts: Sequence[Path], target: Path) -> Path:
     return page
 
 
-def share_store(options: argparse.Namespace) -> str:
+def share_store(options: argparse.Namespace, progress: Progress) -> str:
     """Copy artifacts and say how many."""
     from lowbit.store import sharing
     from lowbit.store.store import Store, default_root
 
-    show = _Progress()
-    count = getattr(sharing, options.direction)(Store(default_root()), options.url, show)
-    show.end()
+    count = getattr(sharing, options.direction)(Store(default_root()), options.url, progress)
     return f"{count} artifacts {'pushed to' if options.direction == 'push' else 'pulled from'} {options.url}"
 
 

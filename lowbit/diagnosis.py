@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from lowbit.data.lists import CalibrationSet, load_calibration
 from lowbit.emulation import Emulator, Layer
 from lowbit.errors import InputError, LowbitError
 from lowbit.graph.nodes import inputs
+from lowbit.progress import Progress, Step
 from lowbit.saturation import HIGHEST
 
 if TYPE_CHECKING:
@@ -24,15 +25,15 @@ if TYPE_CHECKING:
 IMAGES = 8
 
 
-def diagnose(path: Path, images: Path | None, say: Callable[[str], None]) -> str:
+def diagnose(path: Path, images: Path | None, progress: Progress) -> str:
     """Which layers of an ONNX file saturate without VNNI, and what that changes, as Markdown.
 
     ``images``: a list of images; the first :data:`IMAGES` of them are run. Without, those that the bundled detector is
-    calibrated on, if they are of the file's size. ``say`` gets what is done next. Raises :class:`InputError` for a file
+    calibrated on, if they are of the file's size.  Raises :class:`InputError` for a file
     that is no ONNX model, runs nothing in integers or takes no images of a fixed size.
     """
     model = graph.load(path)
-    say("optimizing the graph as ONNX Runtime does")
+    progress(Step("optimizing the graph as ONNX Runtime does"))
     emulator = _emulator(path, model)
     if not emulator.saturating:
         return (
@@ -45,8 +46,8 @@ def diagnose(path: Path, images: Path | None, say: Callable[[str], None]) -> str
     heads: tuple[list[NDArray[np.float32]], list[NDArray[np.float32]]] = ([], [])
     for number, tensor in enumerate(chosen.batches(spec), 1):
         for vnni, head in zip((True, False), heads, strict=True):
-            say(f"image {number} of {len(chosen.paths)}, as a processor with{'' if vnni else 'out'} VNNI computes it")
             head += emulator.run(tensor, vnni=vnni)
+        progress(Step("computing as with VNNI, and as without", number, len(chosen.paths), "images"))
     return "\n".join(_report(emulator.layers(), proof.compare_heads(*heads), chosen))
 
 

@@ -44,7 +44,7 @@ def test_beside_modelopt(
     floating = native.Graph(source, detector.head, detector.input, pictures)
     rankings = []
     for one in (artifact, workbench.artifact(case.detector, other.scheme)):
-        costs = native.sqnr_of_artifact(floating, graph.load(one.path), progress=workbench.say)
+        costs = native.sqnr_of_artifact(floating, graph.load(one.path), progress=workbench.progress)
         assert len(costs) > 0.9 * len(floating.nodes), f"{one.path}: only {len(costs)} convolutions are known by name"
         rankings.append(costs)
     shared = rankings[0].keys() & rankings[1].keys()

@@ -10,6 +10,7 @@ from fixtures.options import Case
 from fixtures.recording import Record
 from fixtures.workbench import Workbench
 from lowbit import latency, proof, runtime
+from lowbit.progress import Step
 from lowbit.results import EngineRecord
 from lowbit.runtime import tensorrt
 from lowbit.schemes import find
@@ -37,7 +38,7 @@ def test_engine(
     """Built with the types of the graph, obeyed; INT4 weights in their INT8 form, as for TensorRT's provider."""
     if why := tensorrt.reason():
         pytest.skip(why)
-    workbench.say(f"{case.id}: building a TensorRT engine")
+    workbench.progress(Step(f"{case.id}: building a TensorRT engine"))
     engine = tensorrt.Engine(workbench.deployed(case).path, timing_input)
     if case.detector not in references:  # a build takes minutes, and every scheme compares with it
         source = workbench.artifact(case.detector, find("fp32")).path

@@ -24,7 +24,7 @@ def test_sensitivity(
     name, combination = swept
     try:
         what = workbench.sweep(name)
-        manifest = sweep.measure(what, combination, workbench.say)
+        manifest = sweep.measure(what, combination, workbench.progress)
     except UnavailableError as error:
         pytest.skip(str(error))
     sweep.write_index(what.place)

@@ -19,6 +19,7 @@ from filelock import FileLock
 
 from lowbit import files
 from lowbit.errors import InputError, LowbitError, StoreError, UnavailableError
+from lowbit.progress import BYTES, Progress, Step, silent
 
 OFFLINE_VARIABLE, MIRRORS_VARIABLE = "LOWBIT_OFFLINE", "LOWBIT_MIRRORS"
 RECORD = "fetched.json"
@@ -29,7 +30,6 @@ _RELEASE = "https://github.com/THU-MIG/yolov10/releases/download/v1.1"
 _COCO = "http://images.cocodataset.org"
 _ANNOTATIONS_ZIP = "annotations_trainval2017.zip"
 _MANY = 100
-Progress = Callable[[str], None]
 
 
 class FetchError(LowbitError):
@@ -61,7 +61,7 @@ class Fetcher:
         *,
         mirrors: Mapping[str, str] | None = None,
         offline: bool | None = None,
-        progress: Progress | None = None,
+        progress: Progress = silent,
         pause: float = 1.0,
     ) -> None:
         """``mirrors``: prefixes of addresses to replace; default ``$LOWBIT_MIRRORS`` (``from=to`` pairs, comma between).
@@ -72,7 +72,7 @@ class Fetcher:
         self.folder = folder
         self._mirrors = parse_mirrors(os.environ.get(MIRRORS_VARIABLE, "")) if mirrors is None else dict(mirrors)
         self._offline = bool(os.environ.get(OFFLINE_VARIABLE)) if offline is None else offline
-        self._progress = progress or (lambda _: None)
+        self._progress = progress
         self._pause = pause
 
     def fetch(self, source: Source) -> Path:
@@ -114,7 +114,7 @@ class Fetcher:
                         f"{address}: {error}, {_TRIES} times. What came is kept; run again to go on, or name a mirror in "
                         f"${MIRRORS_VARIABLE}."
                     ) from error
-                self._progress(f"{target.name}: {error}; trying again in {pause:.0f} s")
+                self._progress(Step(f"{target.name}: {error}; trying again in {pause:.0f} s"))
                 time.sleep(pause)
                 pause *= 2
         found = files.sha256(partial)
@@ -158,11 +158,12 @@ class Fetcher:
                     raise FetchError(
                         f"{address}: offers {total} bytes, {size} are expected. The address serves something else."
                     )
+                name = partial.name.removeprefix(".").removesuffix(".partial")
                 with partial.open("ab" if resumed else "wb") as stream:
                     for chunk in response.iter_content(_CHUNK):
                         stream.write(chunk)
                         have += len(chunk)
-                        self._progress(_line(partial, have, total or size))
+                        self._progress(Step(name, have, total or size or 0, BYTES))
                 if total is not None and have < total:
                     raise _RetriableError(f"ended after {have} of {total} bytes")
         except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
@@ -194,11 +195,6 @@ class Fetcher:
 
 class _RetriableError(Exception):
     """Something that may go well the next time."""
-
-
-def _line(partial: Path, have: int, total: int | None) -> str:
-    name = partial.name.removeprefix(".").removesuffix(".partial")
-    return f"{name}: {have / 1e6:.1f} of {total / 1e6:.1f} MB" if total else f"{name}: {have / 1e6:.1f} MB"
 
 
 def parse_mirrors(text: str) -> dict[str, str]:

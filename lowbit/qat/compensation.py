@@ -8,7 +8,7 @@ then restores every channel's mean output. No gradient, no label, and nothing of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,16 +17,17 @@ from brevitas.graph.calibrate import bias_correction_mode
 from brevitas.graph.gptq import gptq_mode
 from numpy.typing import NDArray
 
+from lowbit.progress import Progress, Step
 from lowbit.qat.layers import RawHead
 
 
-def compensate(network: RawHead, pictures: Sequence[NDArray[np.float32]], progress: Callable[[str], None]) -> None:
+def compensate(network: RawHead, pictures: Sequence[NDArray[np.float32]], progress: Progress) -> None:
     """Round the weights of a network that :func:`lowbit.qat.layers.calibrate` gave scales, in place.
 
     ``pictures``: float32 [1, 3, size, size], in [0, 1]. Inputs of convolutions stay in floating point meanwhile.
     """
     round_weights(network, pictures, progress)
-    progress("correcting biases")
+    progress(Step("correcting biases"))
     correct_biases(network, pictures)
     for layer in network.modules():
         # The float weights, which bias correction compares with.
@@ -37,17 +38,17 @@ def compensate(network: RawHead, pictures: Sequence[NDArray[np.float32]], progre
 def round_weights(
     network: RawHead,
     pictures: Sequence[NDArray[np.float32]],
-    progress: Callable[[str], None],
+    progress: Progress,
     method: Any = gptq_mode,
 ) -> None:
     """The first half of :func:`compensate`, by another of Brevitas' methods if given. Keeps the float weights beside."""
     tensors = [torch.from_numpy(picture) for picture in pictures]
     with torch.no_grad(), method(network, use_quant_activations=False) as rounding:
         for number in range(1, rounding.num_layers + 1):
-            progress(f"compensating rounding, convolution {number} of {rounding.num_layers}")
             for tensor in tensors:
                 rounding.model(tensor)
             rounding.update()
+            progress(Step("compensating rounding", number, rounding.num_layers, "convolutions"))
 
 
 def correct_biases(network: RawHead, pictures: Sequence[NDArray[np.float32]]) -> None:

@@ -36,6 +36,7 @@ from lowbit.data.letterbox import PAD_VALUE, InputSpec, preprocess
 from lowbit.data.pseudo_labels import confident
 from lowbit.errors import BuildError, InputError
 from lowbit.metrics import DEPLOYED_CONFIDENCE, evaluate
+from lowbit.progress import Progress, Step
 
 STATE, CURVE, PICTURE = "training.pt", "training.csv", "training.png"
 _KEPT_BYTES = 2**30
@@ -257,7 +258,7 @@ class Task:
     bound: Callable[[nn.Module], None]
     widen: Callable[[nn.Module, int], None]
     folder: Path
-    progress: Callable[[str], None]
+    progress: Progress
     detect: Callable[[nn.Module, Path], Detections] | None = None
     labels: Mapping[Path, Labels] | None = None
     detection_loss: Callable[[Raw, Targets], Tensor] | None = None
@@ -353,9 +354,8 @@ def _train(fabric: Fabric, task: Task) -> dict[str, Any]:
             run.rows.append(row)
             if fabric.is_global_zero:
                 recent = np.mean([r[1:4] for r in run.rows[-20:]], axis=0).sum()
-                task.progress(
-                    f"distilling, step {step + 1} of {plan.steps}, loss {recent:.3f}, best held-out {run.said}"
-                )
+                known = f"loss {recent:.3f}, best held-out {run.said}"
+                task.progress(Step("distilling", step + 1, plan.steps, "steps", known))
                 if (step + 1) % _SAVE_EVERY == 0 or step + 1 == plan.steps:
                     run.save(task, step + 1, student, optimizer)
     task.widen(student, 0)
@@ -501,7 +501,7 @@ class _Run:
         self.average.load_state_dict(state["average"])
         self.best, self.best_step, self.rows = state["best"], state["best_step"], state["rows"]
         self.best_loss, self.best_agreement = state["best_loss"], state["best_agreement"]
-        task.progress(f"distilling, taken up at step {state['step']} of {task.plan.steps}")
+        task.progress(Step(f"distilling, taken up at step {state['step']} of {task.plan.steps}"))
         return int(state["step"])
 
 

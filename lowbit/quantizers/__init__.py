@@ -11,7 +11,7 @@ its own (``python -m lowbit.quantizers FOLDER``); it may print, crash and take m
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from lowbit.data.letterbox import InputSpec
 from lowbit.data.lists import CalibrationSet
+from lowbit.progress import Progress, Step
 
 # Tools that quantize the torch module: their request names the detector, and they may learn from training pictures.
 TORCH_TOOLS = frozenset({"brevitas"})
@@ -46,7 +47,7 @@ class Job:
     calibration: CalibrationSet
     output: Path
     unfinished: Path
-    progress: Callable[[str], None]
+    progress: Progress
     training: tuple[Path, ...] = ()
     training_labels: Path | None = None
     training_classes: tuple[int, ...] = ()
@@ -79,7 +80,7 @@ class CalibrationReader:
         if batch is None:
             return None
         self._done += 1
-        self._job.progress(f"calibrating, image {self._done} of {len(self)}")
+        self._job.progress(Step("calibrating", self._done, len(self), "images"))
         return {self._input: batch}
 
     def get_first(self) -> dict[str, NDArray[np.float32]]:

@@ -10,13 +10,14 @@ from lowbit import graph
 from lowbit.data.letterbox import InputSpec
 from lowbit.data.lists import CalibrationSet
 from lowbit.errors import LowbitError
+from lowbit.progress import Progress
 from lowbit.quantizers import Job, tool
 from lowbit.store import worker
 from lowbit.store.artifact import MODEL
 from lowbit.store.source import take
 
 
-def build(request: dict[str, Any], folder: Path, progress: worker.Progress) -> dict[str, Any] | None:
+def build(request: dict[str, Any], folder: Path, progress: Progress) -> dict[str, Any] | None:
     """Run one build, from a copy of its source that nobody changes meanwhile."""
     source, private = Path(request["source"]), folder / "source"
     try:

@@ -25,6 +25,7 @@ from lowbit.data.load import load_data
 from lowbit.detector import rebuild
 from lowbit.detector.head import Head
 from lowbit.errors import BuildError
+from lowbit.progress import Step
 from lowbit.quantizers import Job
 from lowbit.store.artifact import MANIFEST
 
@@ -65,7 +66,7 @@ def build(job: Job) -> dict[str, Any]:
         eight = {names[name] for name in chosen}
     info["eight_bit_convolutions"] = sorted(eight)
     layers.quantize_convolutions(student, settings, eight)
-    job.progress("calibrating")
+    job.progress(Step("calibrating"))
     if job.start is not None:
         layers.load(student, job.start / RECOVERED)
     ranges = job.calibration.first(_RANGE_PICTURES).batches(job.input)
@@ -77,7 +78,7 @@ def build(job: Job) -> dict[str, Any]:
         info["recovery"] = _recover(job, teacher, student, detector.head)
     if {"gptq", "recovery"} & settings.keys():
         layers.save(student, job.output.parent / RECOVERED)
-    job.progress("exporting")
+    job.progress(Step("exporting"))
     layers.export(student, job.input.size, job.output)
     model = onnx.load(str(job.output))
     before = qcdq.count_pairs(model)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lowbit.detector import rebuild
+from lowbit.progress import Step
 from lowbit.quantizers import Job
 
 PACKAGES: tuple[str, ...] = ()
@@ -15,6 +16,6 @@ SYMMETRIC = True
 def build(job: Job) -> dict[str, Any]:
     """Export the detector with the head that its identity names."""
     detector = rebuild(job.source, job.identity, trust=job.trust)
-    job.progress("exporting")
+    job.progress(Step("exporting"))
     detector.export(job.output)
     return {}

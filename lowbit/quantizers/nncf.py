@@ -10,6 +10,7 @@ import os
 from typing import Any
 
 from lowbit import graph
+from lowbit.progress import Step
 from lowbit.quantizers import Job
 
 PACKAGES: tuple[str, ...] = ()
@@ -33,7 +34,7 @@ def build(job: Job) -> dict[str, Any]:
     def shown(batch: Any) -> dict[str, Any]:
         nonlocal done
         done += 1
-        job.progress(f"calibrating, image {done} of {len(pictures)}")
+        job.progress(Step("calibrating", done, len(pictures), "images"))
         return {name: batch}
 
     quantized = nncf.quantize(

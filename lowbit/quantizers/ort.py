@@ -25,6 +25,7 @@ from lowbit import graph, layout, rewrite
 from lowbit.detector import heads
 from lowbit.detector.head import Head
 from lowbit.errors import UnavailableError
+from lowbit.progress import silent
 from lowbit.quantizers import CalibrationReader, Job, portable
 from lowbit.sensitivity import assignment, search
 
@@ -58,7 +59,7 @@ def build(job: Job) -> dict[str, Any]:
 
 def candidates(job: Job, model: onnx.ModelProto, head: Head) -> assignment.Integers:
     """Assignments of INT8 and float, with ranges by min-max on a few pictures: a candidate is built in seconds."""
-    few = replace(job, calibration=job.calibration.first(assignment.NOISE_PICTURES), progress=lambda _: None)
+    few = replace(job, calibration=job.calibration.first(assignment.NOISE_PICTURES), progress=silent)
 
     def build_one(kept: Sequence[str], output: Path) -> None:
         copied = type(model)()

@@ -10,6 +10,7 @@ from typing import Any
 from lowbit.data.letterbox import InputSpec
 from lowbit.data.lists import CalibrationSet
 from lowbit.detector import rebuild
+from lowbit.progress import Progress, Step
 from lowbit.sensitivity import autoquant, find, native
 from lowbit.store import worker
 from lowbit.store.source import take
@@ -18,7 +19,7 @@ from lowbit.store.source import take
 _GRAPH_PICTURES = 4
 
 
-def measure(request: dict[str, Any], folder: Path, progress: worker.Progress) -> dict[str, Any]:
+def measure(request: dict[str, Any], folder: Path, progress: Progress) -> dict[str, Any]:
     """Score one combination."""
     from lowbit.qat import layers
 
@@ -29,7 +30,7 @@ def measure(request: dict[str, Any], folder: Path, progress: worker.Progress) ->
         network = layers.fused(detector)
     pictures = CalibrationSet(folder, tuple(map(Path, request["calibration"])))
     combination = find(request["combination"])
-    progress("calibrating")
+    progress(Step("calibrating"))
     batches = list(pictures.batches(InputSpec.of_json(request["input"])))
     ranking, config, changed = autoquant.measure(network, combination, batches, folder, progress)
     spec = InputSpec.of_json(request["graph_input"])

@@ -18,13 +18,13 @@ from lowbit import graph, layout, runtime
 from lowbit.data.letterbox import InputSpec
 from lowbit.detector.head import Head
 from lowbit.errors import InputError
+from lowbit.progress import Progress
 from lowbit.sensitivity import native, search
 
 if TYPE_CHECKING:
     import onnx
 
 NOISE_PICTURES, AGREEMENT_PICTURES = 8, 32
-Progress = Callable[[str], None]
 
 
 def split(pictures: Sequence[Path]) -> tuple[Sequence[Path], Sequence[Path]]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 import json
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from lowbit import files
 from lowbit.errors import UnavailableError
+from lowbit.progress import Progress, Step
 from lowbit.sensitivity import BITS, Combination, config_of, native
 from lowbit.sensitivity.layermap import layer_map
 from lowbit.sensitivity.native import LayerHarm, Opinions
@@ -59,7 +60,7 @@ def measure(
     combination: Combination,
     pictures: Sequence[NDArray[np.float32]],
     folder: Path,
-    progress: Callable[[str], None],
+    progress: Progress,
 ) -> tuple[list[LayerScore], dict[str, Any], dict[str, Any]]:
     """Score every convolution of a fused detector; returns the ranking, ModelOpt's configuration and what was changed
     in its preset. ``network`` is not usable afterwards; ``folder`` receives AutoQuant's state and resumes from it.
@@ -87,7 +88,7 @@ def measure(
     def loss(output: Any, batch: Any) -> torch.Tensor:
         nonlocal done
         done += 1
-        progress(f"scoring, image {done} of {len(data)}")
+        progress(Step("scoring", done, len(data), "images"))
         return _loss(output, batch[1])
 
     # Between the quantized and the float layer's bits: what AutoQuant then picks is not used.
@@ -161,7 +162,7 @@ class Beside:
         ranking: Sequence[LayerScore],
         floating: native.Graph,
         combination: Combination,
-        progress: Callable[[str], None],
+        progress: Progress,
     ) -> Beside:
         """Measure it. Raises :class:`lowbit.errors.BuildError` for modules and nodes that do not meet."""
         per_channel = combination.granularity == "per_channel"

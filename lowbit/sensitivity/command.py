@@ -6,9 +6,7 @@ import argparse
 import dataclasses
 import functools
 import json
-import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from lowbit.detector import Detector, declare, find
 from lowbit.errors import InputError
 from lowbit.gate import points
 from lowbit.predict import predict
+from lowbit.progress import Progress, Step
 from lowbit.quantizers import Job, ort
 from lowbit.sensitivity import GRID, assignment, layermap, native
 from lowbit.sensitivity import find as find_combination
@@ -33,29 +32,30 @@ from lowbit.store.store import Store, default_root
 _PAIRS = 20
 
 
-def sweep(options: argparse.Namespace) -> str:
+def sweep(options: argparse.Namespace, progress: Progress) -> str:
     """Run or merge a sweep; returns where its index is and what it counts."""
     if options.merge:
         index = sweeping.merge(options.merge, options.to)
     else:
         detector, calibration = _detector(options)
         size = min(options.size, detector.input.size)
-        what = sweeping.Sweep(detector, _float(detector), calibration, size, options.to.resolve())
+        what = sweeping.Sweep(detector, _float(detector, progress), calibration, size, options.to.resolve())
         cells = [find_combination(name) for name in options.only] if options.only else GRID
         for number, cell in enumerate(cells, 1):
-            manifest = sweeping.measure(what, cell, _say)
+            manifest = sweeping.measure(what, cell, progress)
             reason = (manifest["reason"] or "").splitlines()
-            _say(f"{number} of {len(cells)}: {cell.id}: {manifest['status']}{f' ({reason[0]})' if reason else ''}")
+            ended = f"{manifest['status']}{f' ({reason[0]})' if reason else ''}"
+            progress(Step(f"{number} of {len(cells)}: {cell.id}: {ended}"))
         index = sweeping.write_index(what.place)
     counts = json.loads(index.read_text(encoding="utf-8"))["counts"]
     return f"{index}: {', '.join(f'{count} {status}' for status, count in counts.items())}"
 
 
-def layers(options: argparse.Namespace) -> str:
+def layers(options: argparse.Namespace, progress: Progress) -> str:
     """The harm of every convolution as a Markdown table."""
     detector, calibration = _detector(options)
-    floating = native.Graph(_float(detector), detector.head, detector.input, calibration.paths)
-    found = native.measure(floating, options.weight, native.Form(options.activation), progress=_say)
+    floating = native.Graph(_float(detector, progress), detector.head, detector.input, calibration.paths)
+    found = native.measure(floating, options.weight, native.Form(options.activation), progress=progress)
     module_of = layermap.convolutions(floating.model)
     lines = [
         f"# Convolutions of {detector.name}, weights {options.weight}, inputs {options.activation}, "
@@ -71,7 +71,7 @@ def layers(options: argparse.Namespace) -> str:
     return "\n".join(lines)
 
 
-def search(options: argparse.Namespace) -> str:
+def search(options: argparse.Namespace, progress: Progress) -> str:
     """Search, measure every candidate as it would be deployed, check the chosen one on the evaluation set, and leave it
     with ``search.json`` and the Pareto curves."""
     if not 0 < options.max_drop < 1:
@@ -81,8 +81,8 @@ def search(options: argparse.Namespace) -> str:
             f"--max-drop {options.max_drop}: is finer than a hundredth of a point. Say at most four decimals."
         )
     detector, calibration = _detector(options)
-    dataset = _evaluation(detector, calibration, options)
-    path, head = _float(detector), detector.head
+    dataset = _evaluation(detector, calibration, options, progress)
+    path, head = _float(detector, progress), detector.head
     tool = "ort" if options.objective == "latency" else "native"
     digest = files.digest([detector.identity(), calibration.digest, options.max_drop, options.objective])[:12]
     folder = options.to.resolve() / f"search-{detector.name}-{digest}"
@@ -100,16 +100,16 @@ def search(options: argparse.Namespace) -> str:
                 calibration=calibration,
                 output=output,
                 unfinished=Path(scratch),
-                progress=_say,
+                progress=progress,
             )
             candidates = ort.candidates(job, ort.source_of(job)[0], head)
         else:
-            candidates = assignment.Weights(path, head, detector.input, calibration.paths, _say)
+            candidates = assignment.Weights(path, head, detector.input, calibration.paths, progress)
         reference = runtime.open_session(path, runtime.deployed_options("fp32"))
         timed = _timing(reference, candidates, next(calibration.first(1).batches(detector.input)))
         built: list[_Built] = []
         best, tried = candidates.find(options.max_drop, output, lambda file: built.append(timed(file)))
-        verified = _verify(detector, dataset, reference, runtime.open_session(output, candidates.options))
+        verified = _verify(detector, dataset, reference, runtime.open_session(output, candidates.options), progress)
         output.replace(folder / "model.onnx")
     graph = candidates.floating
     cost = searching.storage(candidates.offered, graph.parameters, graph.channels)
@@ -181,7 +181,9 @@ def _timing(reference: Any, candidates: assignment.Candidates, tensor: Any) -> C
     return measure
 
 
-def _evaluation(detector: Detector, calibration: CalibrationSet, options: argparse.Namespace) -> Dataset | None:
+def _evaluation(
+    detector: Detector, calibration: CalibrationSet, options: argparse.Namespace, progress: Progress
+) -> Dataset | None:
     """The data that the chosen candidate is checked on; None for random weights. Raises :class:`InputError` for data that
     do not fit, before anything is built."""
     if detector.seed is not None:
@@ -193,11 +195,13 @@ def _evaluation(detector: Detector, calibration: CalibrationSet, options: argpar
     allowed = options.allow_similar or bool(declared and declared.allow_similar)
     similar = check_leak(dataset, calibration, allow_similar=allowed)
     for note in (*dataset.notes, *similar):
-        _say(note)
+        progress(Step(note))
     return dataset
 
 
-def _verify(detector: Detector, dataset: Dataset | None, reference: Any, session: Any) -> dict[str, Any]:
+def _verify(
+    detector: Detector, dataset: Dataset | None, reference: Any, session: Any, progress: Progress
+) -> dict[str, Any]:
     """The chosen candidate's drop on the evaluation set, which is looked at this once."""
     if dataset is None:
         return {"sentence": f"{detector.name} has random weights: its accuracy means nothing and was not measured."}
@@ -205,10 +209,10 @@ def _verify(detector: Detector, dataset: Dataset | None, reference: Any, session
         return {"sentence": f"{dataset.name} has no labels: gate the scheme with --labels none."}
 
     def accuracy(one: Any, name: str) -> metrics.Accuracy:
-        def progress(done: int, total: int) -> None:
-            _say(f"evaluating {name}, image {done} of {total}")
+        def report(done: int, total: int) -> None:
+            progress(Step(f"evaluating {name}", done, total, "images"))
 
-        seen = predict(one, detector.head, dataset, detector.input, progress)
+        seen = predict(one, detector.head, dataset, detector.input, report)
         scored = metrics.evaluate(dataset, seen)
         pycocotools_check.check(dataset, seen, scored)
         return scored
@@ -261,21 +265,8 @@ def _detector(options: argparse.Namespace) -> tuple[Detector, CalibrationSet]:
     return detector, calibration.first(options.images)
 
 
-def _float(detector: Detector) -> Path:
+def _float(detector: Detector, progress: Progress) -> Path:
     """The detector's FP32 graph, from the store."""
     from lowbit.store.requests import export_request
 
-    return Store(default_root(), progress=_say).get(export_request(detector)).path
-
-
-_last = 0.0
-
-
-def _say(text: str) -> None:
-    """Progress on standard error, repeated steps at most twice a second."""
-    global _last
-    now = time.monotonic()
-    if any(step in text for step in ("convolution", "image")) and now - _last < 0.5:
-        return
-    _last = now
-    print(f"lowbit: {text}", file=sys.stderr)
+    return Store(default_root(), progress=progress).get(export_request(detector)).path

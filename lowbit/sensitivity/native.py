@@ -7,7 +7,7 @@ and what its detections say, as AP with the float graph's confident boxes as the
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,13 +22,12 @@ from lowbit.data.letterbox import InputSpec, Letterbox, preprocess
 from lowbit.data.pseudo_labels import confident
 from lowbit.detector.head import Head
 from lowbit.metrics import DEPLOYED_CONFIDENCE, evaluate
+from lowbit.progress import Progress, Step
 from lowbit.proof import compare_heads
 from lowbit.runtime import plain_session
 
 if TYPE_CHECKING:
     import onnx
-
-Progress = Callable[[str], None]
 
 # Largest finite value of float8 E4M3FN (https://onnx.ai/onnx/technical/float8.html).
 _FP8_MAX = 448.0
@@ -314,10 +313,10 @@ def measure(
     names = [name for name in floating.nodes if only is None or name in only]
     found: list[LayerHarm] = []
     for number, name in enumerate(names, 1):
-        progress(f"measuring sensitivity, convolution {number} of {len(names)}")
         alone = floating.harm(floating.quantized({name: dtype}, form))
         others = {other: same for other, same in everything.items() if other != name}
         found.append(LayerHarm(name, parameters[name], alone, floating.harm(floating.quantized(others, form))))
+        progress(Step("measuring sensitivity", number, len(names), "convolutions"))
     return sorted(found, key=lambda layer: (layer.alone.sqnr_db, layer.node))
 
 
@@ -325,8 +324,8 @@ def sqnr_alone(floating: Graph, dtype: str, form: Form, *, progress: Progress) -
     """The raw head's SQNR in dB when one convolution alone is quantized, for each, in the graph's order."""
     found = {}
     for number, name in enumerate(floating.nodes, 1):
-        progress(f"measuring sensitivity to {dtype}, convolution {number} of {len(floating.nodes)}")
         found[name] = floating.sqnr(floating.quantized({name: dtype}, form))
+        progress(Step(f"measuring sensitivity to {dtype}", number, len(floating.nodes), "convolutions"))
     return found
 
 
@@ -338,8 +337,8 @@ def sqnr_of_artifact(floating: Graph, artifact: onnx.ModelProto, *, progress: Pr
     names = [name for name in floating.nodes if shapes.get(name) == floating.weight(name).shape]
     found = {}
     for number, name in enumerate(names, 1):
-        progress(f"measuring an artifact's convolutions, {number} of {len(names)}")
         found[name] = floating.sqnr(floating.imitating(name, weights[name], quantizers.get(name)))
+        progress(Step("measuring an artifact's sensitivity", number, len(names), "convolutions"))
     return found
 
 

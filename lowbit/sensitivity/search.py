@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from lowbit.errors import BuildError
+from lowbit.progress import Progress, Step, silent
 
 FLOAT = "float"
 # Bits of a stored weight.
@@ -107,7 +108,7 @@ def search(
     max_drop: float,
     *,
     steps: int = 8,
-    progress: Callable[[str], None] = lambda _: None,
+    progress: Progress = silent,
 ) -> tuple[Point, list[Point]]:
     """The cheapest candidate whose measured drop is at most ``max_drop``, and every candidate that was tried, in order.
 
@@ -121,7 +122,7 @@ def search(
         known = next((point for point in tried if point.dtypes == dtypes), None)
         if known is not None:
             return known
-        progress(f"measuring candidate {len(tried) + 1}")
+        progress(Step(f"measuring candidate {len(tried) + 1}"))
         total = sum(cost[layer][dtype] for layer, dtype in dtypes.items())
         summed = sum(noise[layer][dtype] for layer, dtype in dtypes.items())
         point = Point(limit, dtypes, total, summed, drop_of(dtypes))

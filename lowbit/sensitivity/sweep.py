@@ -13,7 +13,7 @@ import io
 import json
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from lowbit.data.letterbox import InputSpec
 from lowbit.data.lists import CalibrationSet
 from lowbit.detector import Detector
 from lowbit.errors import BuildError, InputError, UnavailableError
+from lowbit.progress import Progress
 from lowbit.results import RankedLayer, SweepRecord
 from lowbit.sensitivity import Combination, autoquant
 from lowbit.sensitivity import find as find_combination
@@ -67,7 +68,7 @@ class Sweep:
         return self.folder / f"sweep-{self.detector.name}-{files.digest(self.facts)[:12]}"
 
 
-def measure(sweep: Sweep, combination: Combination, progress: Callable[[str], None]) -> dict[str, Any]:
+def measure(sweep: Sweep, combination: Combination, progress: Progress) -> dict[str, Any]:
     """The manifest of a combination, measured now unless the folder holds it. Never raises for what the combination does:
     ``status`` is ``measured``, ``unsupported`` or ``failed``, with its ``reason``.
 
@@ -91,7 +92,7 @@ def measure(sweep: Sweep, combination: Combination, progress: Callable[[str], No
     return manifest
 
 
-def _measure(sweep: Sweep, combination: Combination, folder: Path, progress: Callable[[str], None]) -> dict[str, Any]:
+def _measure(sweep: Sweep, combination: Combination, folder: Path, progress: Progress) -> dict[str, Any]:
     facts, started = sweep.facts, time.monotonic()
     spec = InputSpec(sweep.size)
     request = {
@@ -108,7 +109,7 @@ def _measure(sweep: Sweep, combination: Combination, folder: Path, progress: Cal
     work = worker.Work("lowbit.sensitivity", combination.id, folder, folder / "sweep.log", sweep.timeout)
     said: dict[str, Any]
     try:
-        outcome = worker.run(work, request, lambda text: progress(f"{combination.id}: {text}"))
+        outcome = worker.run(work, request, lambda step: progress(step.under(combination.id)))
         said = {"status": MEASURED, "reason": None, "peak_rss_bytes": outcome["peak_rss_bytes"], **outcome["info"]}
     except UnavailableError as error:
         said = {"status": UNSUPPORTED, "reason": str(error)}

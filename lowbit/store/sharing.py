@@ -11,18 +11,16 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from lowbit.errors import InputError, StoreError
+from lowbit.progress import Progress, Step, silent
 from lowbit.store.artifact import MANIFEST, is_key, listed_files, read_artifact
 from lowbit.store.store import Store
 
-Progress = Callable[[str], None]
 
-
-def push(store: Store, url: str, progress: Progress = lambda _: None) -> int:
+def push(store: Store, url: str, progress: Progress = silent) -> int:
     """Copy every whole artifact that ``url`` does not hold there; returns how many.
 
     Raises :class:`InputError` for an address that can't be used, :class:`StoreError` for a copy that failed.
@@ -33,17 +31,17 @@ def push(store: Store, url: str, progress: Progress = lambda _: None) -> int:
         mine = {folder.name: read_artifact(folder) for folder in sorted((store.root / "artifacts").glob("*"))}
         missing = [artifact for key, artifact in mine.items() if artifact and key not in there]
         for number, artifact in enumerate(missing, 1):
-            progress(f"copying artifact {number} of {len(missing)}")
             folder = artifact.path.parent
             system.makedirs(str(place / folder.name), exist_ok=True)
             for name in (*listed_files(artifact.manifest), MANIFEST):
                 system.put_file(str(folder / name), str(place / folder.name / name))
+            progress(Step("copying", number, len(missing), "artifacts"))
     except OSError as error:
         raise StoreError(f"{url}: cannot be written ({error}).") from error
     return len(missing)
 
 
-def pull(store: Store, url: str, progress: Progress = lambda _: None) -> int:
+def pull(store: Store, url: str, progress: Progress = silent) -> int:
     """Copy every artifact of ``url`` that the store does not hold into it, checked against its manifest; returns how many.
 
     Raises :class:`InputError` for an address that can't be used, :class:`StoreError` for a copy that failed or is not what
@@ -55,7 +53,6 @@ def pull(store: Store, url: str, progress: Progress = lambda _: None) -> int:
         missing = [key for key in sorted(_whole(system, place)) if read_artifact(artifacts / key) is None]
         partial.mkdir(parents=True, exist_ok=True)
         for number, key in enumerate(missing, 1):
-            progress(f"copying artifact {number} of {len(missing)}")
             with tempfile.TemporaryDirectory(dir=partial, prefix="pull-") as scratch:
                 folder = Path(scratch, key)  # of the artifact's own name: that is what its manifest is compared with
                 folder.mkdir()
@@ -63,6 +60,7 @@ def pull(store: Store, url: str, progress: Progress = lambda _: None) -> int:
                 with store.lock(key):
                     if read_artifact(artifacts / key) is None:  # nobody has built it meanwhile
                         store.publish(folder)
+            progress(Step("copying", number, len(missing), "artifacts"))
     except OSError as error:
         raise StoreError(f"{url}: cannot be copied to {store.root} ({error}).") from error
     return len(missing)

@@ -13,7 +13,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from filelock import FileLock, Timeout
 
 from lowbit import files
 from lowbit.errors import BuildError, LowbitError, StoreError
+from lowbit.progress import Progress, Step, silent
 from lowbit.store import worker
 from lowbit.store.artifact import LOG, MODEL, Artifact, read_artifact, write_manifest
 from lowbit.store.key import BUILD_PROCESS, BuildRequest
@@ -29,7 +30,6 @@ from lowbit.store.key import BUILD_PROCESS, BuildRequest
 STORE_VARIABLE = "LOWBIT_STORE"
 DEFAULT_TIMEOUT = 7200.0
 _MIN_FREE_BYTES = 200 * 2**20
-Progress = Callable[[str], None]
 
 
 def default_root() -> Path:
@@ -44,11 +44,11 @@ class Store:
     the same failure.
     """
 
-    def __init__(self, root: Path, *, timeout: float = DEFAULT_TIMEOUT, progress: Progress | None = None) -> None:
-        """``timeout``: seconds that one build may take. ``progress`` is told what is going on, a line at a time."""
+    def __init__(self, root: Path, *, timeout: float = DEFAULT_TIMEOUT, progress: Progress = silent) -> None:
+        """``timeout``: seconds that one build may take. ``progress`` is told what is going on."""
         self.root = root
         self.timeout = timeout
-        self._progress = progress or (lambda _: None)
+        self._progress = progress
         self._failed: dict[str, LowbitError] = {}
 
     @property
@@ -90,7 +90,7 @@ class Store:
         if artifact is not None:
             return artifact
         if final.exists():
-            self._progress(f"{request.scheme}: the artifact in {final} is damaged; building it again")
+            self._progress(Step(f"{request.scheme}: the artifact in {final} is damaged; building it again"))
         return self._build(request, final)
 
     def _final(self, key: str) -> Path:
@@ -106,7 +106,7 @@ class Store:
             try:
                 lock.acquire(timeout=0)
             except Timeout:
-                self._progress(f"waiting for another process that builds {key[:12]}")
+                self._progress(Step(f"waiting for another process that builds {key[:12]}"))
                 lock.acquire(timeout=self.timeout)
         except Timeout as error:
             raise StoreError(f"{path}: another process has held this lock for {self.timeout:.0f} s.") from error
@@ -128,7 +128,7 @@ class Store:
         except OSError as error:
             raise StoreError(f"{partial}: cannot be made ({error.strerror}). Make the store writable.") from error
         self._progress(
-            f"{request.scheme}: building with {request.tool} ({len(request.calibration)} calibration images)"
+            Step(f"{request.scheme}: building with {request.tool} ({len(request.calibration)} calibration images)")
         )
         started = time.time()
         clock = time.monotonic()
@@ -159,7 +159,7 @@ class Store:
             shutil.rmtree(partial, ignore_errors=True)
             with suppress(OSError):
                 unfinished.rmdir()  # a tool that can resume has left something in it
-        self._progress(f"{request.scheme}: built in {manifest['seconds']:.0f} s")
+        self._progress(Step(f"{request.scheme}: built in {manifest['seconds']:.0f} s"))
         return Artifact(final / MODEL, manifest["sha256"], manifest, built=True)
 
     def publish(self, folder: Path) -> None:
@@ -212,4 +212,4 @@ def _build_in_worker(
         "trust": request.trust,
     }
     work = worker.Work(BUILD_PROCESS, f"{request.scheme}: {request.tool}", folder, folder / LOG, timeout)
-    return worker.run(work, asked, lambda text: progress(f"{request.scheme}: {text}"))
+    return worker.run(work, asked, lambda step: progress(step.under(request.scheme)))

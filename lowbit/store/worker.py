@@ -23,11 +23,11 @@ from typing import Any
 
 from lowbit import files
 from lowbit.errors import BuildError, InputError, LowbitError, UnavailableError
+from lowbit.progress import Progress, Step
 
 REQUEST, OUTCOME, PROGRESS = "request.json", "outcome.json", "progress"
 _LOG_LINES = 25
 _PR_SET_PDEATHSIG = 1  # prctl(2)
-Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def serve(body: Callable[[dict[str, Any], Path, Progress], dict[str, Any] | None
     outcome: dict[str, Any]
     try:
         # Not a lambda: a tool may hand it to processes of its own.
-        outcome = {"status": "built", "info": body(request, folder, partial(_say, folder / PROGRESS)) or {}}
+        outcome = {"status": "built", "info": body(request, folder, partial(_report, folder / PROGRESS)) or {}}
     except Exception as error:
         traceback.print_exc()
         kind = type(error).__name__ if isinstance(error, LowbitError) else "BuildError"
@@ -110,34 +110,36 @@ def serve(body: Callable[[dict[str, Any], Path, Progress], dict[str, Any] | None
     return 0 if outcome["status"] == "built" else 1
 
 
-def _say(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+def _report(path: Path, step: Step) -> None:
+    path.write_text(json.dumps(step), encoding="utf-8")
+
+
+def _reported(path: Path) -> Step | None:
+    """The last step that the child reported; None before the first, and while one is being written."""
+    try:
+        return Step(*json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return None
 
 
 def _watch(process: subprocess.Popen[bytes], work: Work, progress: Progress) -> None:
     deadline = time.monotonic() + work.timeout
-    said, last = "", time.monotonic()
+    last: Step | None = None
     while True:
         try:
             process.wait(timeout=0.2)
             return
         except subprocess.TimeoutExpired:
             pass
-        now = time.monotonic()
-        if now > deadline:
+        if time.monotonic() > deadline:
             raise BuildError(
                 f"{work.title} took longer than {work.timeout:.0f} s and was stopped. Allow more with --build-timeout."
                 f"\nThe log ends:\n{tail(work.log)}"
             )
-        if now - last > 2:
-            last = now
-            try:
-                text = (work.folder / PROGRESS).read_text(encoding="utf-8")
-            except OSError:
-                continue
-            if text != said:
-                said = text
-                progress(text)
+        step = _reported(work.folder / PROGRESS)
+        if step is not None and step != last:
+            last = step
+            progress(step)
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

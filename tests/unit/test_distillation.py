@@ -15,6 +15,7 @@ import pytest
 
 from lowbit.data.detections import Detections
 from lowbit.errors import BuildError, InputError
+from lowbit.progress import Step
 from tests.unit.lazily import lazily
 
 torch, distillation, networks = lazily("torch"), lazily("lowbit.qat.distillation"), lazily("tests.unit.networks")
@@ -257,16 +258,16 @@ def test_an_interrupted_run_ends_where_a_whole_one_does(
     expected = distillation.distil(whole)
     monkeypatch.setattr("lowbit.qat.distillation._SAVE_EVERY", 5)
 
-    def stop(text: str) -> None:
-        if "step 17 of" in text:
+    def stop(step: Step) -> None:
+        if step.done == 17:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         distillation.distil(task("cut", progress=stop))
-    said: list[str] = []
+    said: list[Step] = []
     rest = task("cut", progress=said.append)
     report = distillation.distil(rest)
-    assert "taken up at step 15" in said[0]
+    assert "taken up at step 15" in said[0].what
     assert report == expected
     for name, value in whole.student.state_dict().items():
         assert torch.equal(rest.student.state_dict()[name], value), name
@@ -280,9 +281,9 @@ def test_a_state_of_another_plan_or_a_torn_one_is_not_resumed(task: Callable[...
     if damage is not None:
         content = (made.folder / distillation.STATE).read_bytes()
         (made.folder / distillation.STATE).write_bytes(damage and content[: len(content) // 2])
-    said: list[str] = []
+    said: list[Step] = []
     distillation.distil(task(plan=replace(networks.PLAN, steps=12), progress=said.append))
-    assert not any("taken up" in text for text in said)
+    assert not any("taken up" in step.what for step in said)
 
 
 def test_two_processes_agree_with_each_other(task: Callable[..., Any]) -> None:

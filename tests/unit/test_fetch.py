@@ -21,6 +21,7 @@ from lowbit.detector import fetch as fetching
 from lowbit.detector import registry
 from lowbit.detector.fetch import RECORD, Fetcher, FetchError, Source, fetch, parse_mirrors
 from lowbit.errors import InputError, UnavailableError
+from lowbit.progress import BYTES, Step
 from tests.unit.waiting import PATIENCE
 
 DATA = bytes(range(256)) * 4000
@@ -103,10 +104,10 @@ def source(server: Any, how: str = "good", **more: Any) -> Source:
 
 @pytest.mark.parametrize("how", ["good", "moved", "busy", "slow", "cut", "norange"])
 def test_it_arrives_whole(server: Any, tmp_path: Path, how: str) -> None:
-    said: list[str] = []
+    said: list[Step] = []
     path = fetcher(tmp_path, progress=said.append).fetch(source(server, how, sha256=SHA256))
     assert path.read_bytes() == DATA
-    assert any("MB" in line for line in said)
+    assert said[-1][:2] == ("a.bin", len(DATA)) and said[-1].unit == BYTES
     assert not list(path.parent.glob("*.partial"))
     assert json.loads((tmp_path / RECORD).read_text())["sub/a.bin"]["sha256"] == SHA256
     asked = sum(server.asked.values())

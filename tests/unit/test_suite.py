@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,9 @@ class Toy:
         self.dataset = toys.make_dataset(folder / "val")
         self.calibration = toys.make_calibration(folder / "calibration")
 
-    def pytest(self, *arguments: str | Path, **replace: Path) -> subprocess.CompletedProcess[str]:
+    def pytest(
+        self, *arguments: str | Path, stdout: int = subprocess.PIPE, **replace: Path
+    ) -> subprocess.CompletedProcess[str]:
         given = {"detector": self.detector, "dataset": self.dataset, "calibration": self.calibration, **replace}
         options = [f"--{name}={value}" for name, value in given.items()]
         folders = [f"--store={self.folder / 'store'}", f"--runs={self.folder / 'runs'}"]
@@ -38,7 +42,14 @@ class Toy:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
         environment = {**kept, "GITHUB_STEP_SUMMARY": str(self.folder / "step.md")}
         return subprocess.run(
-            command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=False, env=environment
+            command,
+            cwd=ROOT,
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+            env=environment,
         )
 
     def results(self) -> results.Results:
@@ -173,6 +184,39 @@ def test_a_matcher_that_differs_from_pycocotools_is_an_error(
     (entry,) = toy.results().entries
     assert (entry.status, entry.map, entry.map_pycocotools) == (results.Status.ERROR, None, None)
     assert re.search(r"map is 0\.[0-9]+ by lowbit and 1\.00000000 by pycocotools", entry.reason or "")
+
+
+def test_progress_is_shown_past_the_capture_and_taken_away(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bar on a terminal, of which nothing is left when pytest writes; lines in a pipe."""
+    ours, theirs = pty.openpty()
+    monkeypatch.delenv("CI", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    arguments = "tests/test_accuracy.py", "-k", FLOAT
+    seen: list[bytes] = []
+    reader = threading.Thread(target=lambda: seen.extend(iter(lambda: _read(ours), b"")))
+    reader.start()
+    try:
+        done = toy.pytest(*arguments, stdout=theirs)
+    finally:
+        os.close(theirs)
+        reader.join(PATIENCE)
+        os.close(ours)
+    assert done.returncode == 0, done.stderr
+    shown = b"".join(seen).decode()
+    assert re.search(r"lowbit: toy-fp32: evaluating.*1 of 6 images", shown)
+    assert "\x1b[2K" in shown[shown.rindex("of 6 images") :], "the bar is still there"
+    assert shown.count("\x1b[?25l") == shown.count("\x1b[?25h") > 0
+    piped = toy.pytest(*arguments)
+    assert "\nlowbit: toy-fp32: evaluating: 6 of 6 images" in piped.stdout and "\x1b" not in piped.stdout
+    assert "lowbit:" not in toy.pytest(*arguments, "-n", "1").stdout
+
+
+def _read(descriptor: int) -> bytes:
+    """What comes next on a terminal; nothing once nobody writes to it any more."""
+    try:
+        return os.read(descriptor, 65536)
+    except OSError:
+        return b""
 
 
 def test_gpu_tests_skip_with_a_reason_where_there_is_none(toy: Toy) -> None:
