@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 
 from lowbit import graph
 from lowbit.data.detections import Detections
-from lowbit.detector.head import Head
 from lowbit.errors import LowbitError
-from lowbit.runtime import Kernels, Session, SessionOptions, find, open_session
+from lowbit.runtime import Kernels, SessionOptions, find, open_session
 
 if TYPE_CHECKING:
     import onnx
@@ -26,24 +25,16 @@ SEEN = 0.30
 SLACK = 0.15
 SAME_IOU = 0.6
 MIN_AGREEMENT = 0.90
-# What to try when an optimized session is wrong, and how to say it.
-_SUSPECTS: tuple[tuple[str, dict[str, str]], ...] = (
-    ("session.qdqisint8allowed=1 (keeps S8 activations from being rewritten to U8)", {"session.qdqisint8allowed": "1"}),
-    (
-        "session.disable_quant_qdq=1 (keeps Q/DQ from being fused into integer kernels)",
-        {"session.disable_quant_qdq": "1"},
-    ),
-)
 
 
 @dataclass(frozen=True, slots=True)
-class Parity:
-    """``agreement``: share of confident detections that both executions have; 1.0 where neither has any.
+class Agreement:
+    """``share`` of confident detections that both executions have, None where neither has any: nothing was compared then.
 
     ``detections``: how many were compared.
     """
 
-    agreement: float
+    share: float | None
     detections: int
 
 
@@ -90,7 +81,7 @@ def raw_heads(
         return [tensor for one in inputs for tensor in session.run(names, {feed: one})]
 
 
-def agreement(first: Sequence[Detections], second: Sequence[Detections]) -> Parity:
+def agreement(first: Sequence[Detections], second: Sequence[Detections]) -> Agreement:
     """Compare two executions' detections image by image, both ways. Raises ``ValueError`` for unequal lengths."""
     matched = total = 0
     for one, other in zip(first, second, strict=True):
@@ -99,7 +90,7 @@ def agreement(first: Sequence[Detections], second: Sequence[Detections]) -> Pari
                 total += 1
                 rivals = (theirs.classes == mine.classes[index]) & (theirs.scores >= SEEN - SLACK)
                 matched += bool((_iou(mine.boxes[index], theirs.boxes[rivals]) >= SAME_IOU).any())
-    return Parity(matched / total if total else 1.0, total)
+    return Agreement(matched / total if total else None, total)
 
 
 def _iou(box: NDArray[np.float32], boxes: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -108,44 +99,6 @@ def _iou(box: NDArray[np.float32], boxes: NDArray[np.float32]) -> NDArray[np.flo
     shared = np.clip(high - low, 0, None).prod(1)
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(1) + (box[2:] - box[:2]).prod()
     return np.asarray(shared / np.maximum(areas - shared, 1e-9), float)
-
-
-def check_parity(
-    path: Path,
-    deployed: Session,
-    options: SessionOptions,
-    head: Head,
-    inputs: Sequence[NDArray[np.float32]],
-) -> Parity:
-    """Run an artifact as deployed and with ``ORT_DISABLE_ALL`` on the CPU, and compare.
-
-    ``inputs``: float32 [1, 3, S, S] each. Raises :class:`LowbitError` if they disagree by more than quantization's own
-    noise, naming the session option that mends it if one of the known ones does. This has happened: ONNX Runtime
-    1.24.4 turns a QCDQ graph's 0.39 AP into 0.03 without an error, by its S8-to-U8 rewrite.
-    """
-    reference = _detect(open_session(path, SessionOptions(threads=options.threads, optimized=False)), head, inputs)
-    parity = agreement(_detect(deployed, head, inputs), reference)
-    if parity.agreement >= MIN_AGREEMENT:
-        return parity
-    mends = [
-        said
-        for said, entries in _SUSPECTS
-        if agreement(_detect(_with(path, options, entries), head, inputs), reference).agreement >= MIN_AGREEMENT
-    ]
-    advice = f"It is mended by {' or by '.join(mends)}." if mends else "No known session option mends it."
-    raise LowbitError(
-        f"{path}: the deployed session options change what the detector sees: only {parity.agreement:.0%} of "
-        f"{parity.detections} confident detections agree with ORT_DISABLE_ALL. {advice}"
-    )
-
-
-def _with(path: Path, options: SessionOptions, entries: dict[str, str]) -> Session:
-    return open_session(path, replace(options, config=(*options.config, *entries.items())))
-
-
-def _detect(session: Session, head: Head, inputs: Sequence[NDArray[np.float32]]) -> list[Detections]:
-    name = session.get_inputs()[0].name
-    return [head.decode(session.run(None, {name: tensor})) for tensor in inputs]
 
 
 def kernels(path: Path, options: SessionOptions, tensor: NDArray[np.float32]) -> Kernels:

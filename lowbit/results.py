@@ -17,7 +17,7 @@ from lowbit import files, host, old_results
 from lowbit.errors import InputError
 from lowbit.runtime import DEFAULT, runtimes
 
-SCHEMA = 5
+SCHEMA = 6
 
 
 class Status(StrEnum):
@@ -51,8 +51,26 @@ class ShareRecord(_Model):
     macs: int
 
 
+class ParityRecord(_Model):
+    """The deployed session against the graph's unoptimized execution, on ``images`` images. In dB: SQNR of the raw head, and
+    what the artifact's rounding alone does; the same two of the means of its channels. ``worst_layer``: the convolution
+    whose channels' means are furthest below their bound, and how far they are from the graph's. ``detections``: how many
+    were compared; 0 proves nothing of them."""
+
+    sqnr_db: float
+    floor_db: float
+    mean_db: float
+    mean_floor_db: float
+    worst_layer: str | None
+    worst_layer_db: float | None
+    layers: int
+    detections: int
+    images: int
+
+
 class RuntimeRecord(_Model):
-    """How it was run. ``parity``: share of confident detections that unoptimized execution has too.
+    """How it was run. ``parity``: share of confident detections that unoptimized execution has too, None where neither has
+    any. ``guard``: what else the parity guard found.
 
     ``int8_mac_fraction``: share of the multiply-accumulates that ran as integer kernels. ``assignment``: what each execution
     provider of a session was given, on GPUs.
@@ -61,6 +79,7 @@ class RuntimeRecord(_Model):
     provider: str
     options: dict[str, Any]
     parity: float | None = None
+    guard: ParityRecord | None = None
     int8_mac_fraction: float | None = None
     assignment: dict[str, ShareRecord] | None = None
 

@@ -3,6 +3,7 @@
 from lowbit.graph.canonical_form import MAX_SIDE, Canonical, canonical, fixed
 from lowbit.graph.head import (
     decode_tail,
+    deployed_outputs,
     ends_in_sigmoid,
     head_nodes,
     head_outputs,
@@ -30,8 +31,10 @@ from lowbit.graph.qdq import (
     biases,
     dequantized_weights,
     input_quantizers,
+    nudged,
     pairs,
     weight_scales,
+    with_biases,
 )
 from lowbit.graph.shape_inference import macs, shapes
 from lowbit.graph.structures import Structure, Weight, structure
@@ -47,6 +50,7 @@ __all__ = [
     "biases",
     "canonical",
     "decode_tail",
+    "deployed_outputs",
     "dequantized_weights",
     "dfl_bins",
     "downstream",
@@ -61,6 +65,7 @@ __all__ = [
     "load",
     "macs",
     "made_by",
+    "nudged",
     "opset",
     "pairs",
     "raw_head_of_batch",
@@ -72,5 +77,6 @@ __all__ = [
     "structure",
     "weight_scales",
     "weighted_convolutions",
+    "with_biases",
     "with_head_outputs",
 ]

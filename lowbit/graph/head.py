@@ -9,6 +9,7 @@ import numpy as np
 
 from lowbit.errors import UnavailableError
 from lowbit.graph.nodes import constants, inputs, is_dfl, replace_nodes, stored_weights
+from lowbit.graph.qdq import Quantizer, pairs
 from lowbit.graph.shape_inference import shapes
 
 if TYPE_CHECKING:
@@ -35,6 +36,32 @@ def last_convolutions(model: onnx.ModelProto) -> list[onnx.NodeProto]:
 def head_outputs(model: onnx.ModelProto) -> list[str]:
     """Names of the tensors that the head's last convolutions give, in the graph's order: the raw head."""
     return [node.output[0] for node in reversed(last_convolutions(model))]
+
+
+def deployed_outputs(model: onnx.ModelProto) -> dict[str, tuple[str, Quantizer | None]]:
+    """Where the output of a convolution can be read without changing how it is deployed, by the convolution's name, in the
+    graph's order.
+
+    An output that a graph did not have keeps ONNX Runtime from fusing the convolution that gives it with the quantizer
+    behind; the integers that it gives then are there in any case. So for a convolution whose output is only quantized:
+    the name of the integers, their scale and zero point (as unsigned 8 bits). For a convolution of the raw head whose
+    output is read otherwise: its own name and None. Others are left out.
+    """
+    quantizers, heads = pairs(model), set(head_outputs(model))
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    found: dict[str, tuple[str, Quantizer | None]] = {}
+    for node in model.graph.node:
+        name = node.output[0] if node.output else ""
+        below = readers.get(name, []) if node.op_type == "Conv" else []
+        integers = below[0].output[0] if [one.op_type for one in below] == ["QuantizeLinear"] else ""
+        if integers in quantizers:
+            found[node.name] = integers, quantizers[integers]
+        elif name in heads:
+            found[node.name] = name, None
+    return found
 
 
 def with_head_outputs(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -165,7 +165,7 @@ def prove(
 
     start = heads(artifact)
     same = sqnr(heads(_with_biases_of(lowered, artifact)), heads(_without_added(artifact, lowered, scales)))
-    floor, whole = sqnr(start, heads(_with_biases(artifact, _nudged(artifact)))), sqnr(start, heads(lowered))
+    floor, whole = sqnr(start, heads(graph.nudged(artifact))), sqnr(start, heads(lowered))
     if same < min(floor, _FLOAT) - _SLACK:
         raise BuildError(
             f"the lowered graph without what was added is {same:.1f} dB from the artifact with its biases, and the "
@@ -176,11 +176,6 @@ def prove(
             f"the lowered graph's raw head is {whole:.1f} dB from the artifact's, under {MIN_SQNR:.0f} dB."
         )
     return {"rounding_floor_db": floor, "kept_sqnr_db": same, "raw_head_sqnr_db": whole}
-
-
-def _nudged(model: onnx.ModelProto) -> dict[str, NDArray[np.float32]]:
-    """Every convolution's bias changed by a millionth, by node name."""
-    return {name: bias * np.float32(1 + _MILLIONTH) for name, (bias, _) in graph.biases(model).items()}
 
 
 def _with_biases_of(lowered: onnx.ModelProto, artifact: onnx.ModelProto) -> onnx.ModelProto:
@@ -199,21 +194,7 @@ def _with_biases_of(lowered: onnx.ModelProto, artifact: onnx.ModelProto) -> onnx
             raise BuildError(
                 f"the bias of {name} is not the artifact's any more: {wrong.sum()} of {wrong.size} differ."
             )
-    return _with_biases(artifact, found)
-
-
-def _with_biases(model: onnx.ModelProto, biases: Mapping[str, NDArray[np.float32]]) -> onnx.ModelProto:
-    """A copy with other biases, by node name."""
-    import onnx
-    from onnx import numpy_helper
-
-    copied = onnx.ModelProto()
-    copied.CopyFrom(model)
-    for node in graph.weighted_convolutions(copied):
-        if node.name in biases:
-            node.input[2] = f"{node.name}/bias"
-            copied.graph.initializer.append(numpy_helper.from_array(biases[node.name], node.input[2]))
-    return copied
+    return graph.with_biases(artifact, found)
 
 
 def _without_added(

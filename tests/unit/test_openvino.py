@@ -15,6 +15,7 @@ from lowbit.data.letterbox import InputSpec, preprocess
 from lowbit.data.lists import load_calibration
 from lowbit.detector import heads
 from lowbit.errors import LowbitError
+from lowbit.parity import check_parity
 from lowbit.quantizers import Job, ort
 from lowbit.runtime import SessionOptions
 from lowbit.schemes import CATALOGUE
@@ -54,7 +55,7 @@ def test_it_computes_what_onnxruntime_does(
     model, unoptimized = graph.load(path), SessionOptions(optimized=False)
     found = proof.compare_heads(proof.raw_heads(model, unoptimized, inputs), proof.raw_heads(model, options, inputs))
     assert found.sqnr_db > least
-    parity = proof.check_parity(path, OPENVINO.open(path, options), options, heads.recognise(path, model), inputs)
+    parity = check_parity(path, OPENVINO.open(path, options), options, heads.recognise(path, model), inputs)
     assert parity.detections > 3
 
 

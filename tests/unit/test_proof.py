@@ -5,16 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 from numpy.typing import NDArray
-from onnx import numpy_helper
 
 from lowbit import graph, proof, runtime
 from lowbit.data.detections import Detections
 from lowbit.data.letterbox import InputSpec, preprocess
-from lowbit.detector import heads
-from lowbit.errors import LowbitError
 from lowbit.quantizers import Job, ort
 from lowbit.runtime.ort import read_profile
 from tests.unit import toys
@@ -66,36 +62,13 @@ BOX = (10.0, 10.0, 50.0, 50.0)
         ([(*BOX, 0.31, 1)], [(*BOX, 0.27, 1)], 1.0),
         ([(*BOX, 0.31, 1)], [(*BOX, 0.10, 1)], 0.0),
         ([(*BOX, 0.9, 1), (60.0, 10.0, 90.0, 50.0, 0.9, 1)], [(*BOX, 0.9, 1)], 2 / 3),
-        ([], [], 1.0),
+        ([], [], None),
     ],
     ids=["scores", "class", "place", "blind", "hovering", "gone", "one of two", "nothing"],
 )
-def test_agreement(first: list[tuple[float, ...]], second: list[tuple[float, ...]], expected: float) -> None:
-    parity = proof.agreement([detections(*first)], [detections(*second)])
-    assert parity.agreement == pytest.approx(expected)
-
-
-def test_a_sound_artifact_has_parity(quantized: Path, inputs: list[NDArray[np.float32]]) -> None:
-    options = runtime.deployed_options("int8")
-    head = heads.recognise(quantized, graph.load(quantized))
-    parity = proof.check_parity(quantized, runtime.open_session(quantized, options), options, head, inputs)
-    assert parity.agreement == 1.0
-    assert parity.detections > 3
-
-
-def test_a_session_that_computes_something_else_is_found(
-    quantized: Path, inputs: list[NDArray[np.float32]], tmp_path: Path
-) -> None:
-    """The fault that ONNX Runtime 1.24.4 brought of itself: what is deployed reads a scale wrong, and says nothing."""
-    model = onnx.load(str(quantized))
-    scales = [t for t in model.graph.initializer if t.name.startswith("features") and "scale" in t.name]
-    assert scales
-    scales[0].CopyFrom(numpy_helper.from_array(numpy_helper.to_array(scales[0]) / 8, scales[0].name))
-    onnx.save(model, str(tmp_path / "wrong.onnx"))
-    options = runtime.deployed_options("int8")
-    head = heads.recognise(quantized, graph.load(quantized))
-    with pytest.raises(LowbitError, match=r"change what the detector sees: only \d+%"):
-        proof.check_parity(quantized, runtime.open_session(tmp_path / "wrong.onnx", options), options, head, inputs)
+def test_agreement(first: list[tuple[float, ...]], second: list[tuple[float, ...]], expected: float | None) -> None:
+    found = proof.agreement([detections(*first)], [detections(*second)])
+    assert found.share == (pytest.approx(expected) if expected is not None else None)
 
 
 def test_kernels_tell_integers_from_floats(detector: Path, quantized: Path, inputs: list[NDArray[np.float32]]) -> None:
@@ -135,13 +108,3 @@ def test_a_share_of_what_could_not_be_counted_is_none() -> None:
     ]
     assert read_profile(events, {"one": 30, "two": 10}).int8_mac_fraction == 0.75
     assert read_profile(events, {"one": 30}).int8_mac_fraction is None
-
-
-def test_a_qcdq_graph_has_parity(detector: Path, inputs: list[NDArray[np.float32]], tmp_path: Path) -> None:
-    """The form in which ONNX Runtime 1.24 was silently wrong on real detectors: a Clip between Q and DQ."""
-    path = toys.make_qcdq(detector, tmp_path / "qcdq.onnx")
-    options = runtime.deployed_options("w8a8")
-    head = heads.recognise(path, graph.load(path))
-    parity = proof.check_parity(path, runtime.open_session(path, options), options, head, inputs)
-    assert parity.agreement == 1.0
-    assert parity.detections > 3
