@@ -53,7 +53,7 @@ def test_round_trip(tmp_path: Path) -> None:
     first.write(path)
     assert results.read(path) == first
     data = json.loads(path.read_text())
-    assert data["schema"] == results.SCHEMA == 5
+    assert data["schema"] == results.SCHEMA == 6
     assert data["entries"][0]["latency"] is None
 
 
@@ -80,7 +80,7 @@ def test_a_damaged_file_is_refused_by_name(tmp_path: Path, change: str) -> None:
     path = tmp_path / "results.json"
     run(entry("fp32")).write(path)
     path.write_bytes(damage(json.loads(path.read_text()), change))
-    with pytest.raises(InputError, match=r"results\.json: is no results\.json of schema 5 or older"):
+    with pytest.raises(InputError, match=rf"results\.json: is no results\.json of schema {results.SCHEMA} or older"):
         results.read(path)
 
 
@@ -223,5 +223,5 @@ def test_a_damaged_old_file_is_refused_by_name(tmp_path: Path, state: object) ->
     data["entries"][1]["latency"]["gpu_state"] = [state, 1]
     path = tmp_path / "results.json"
     path.write_text(json.dumps(data))
-    with pytest.raises(InputError, match=r"results\.json: is no results\.json of schema 5 or older"):
+    with pytest.raises(InputError, match=rf"results\.json: is no results\.json of schema {results.SCHEMA} or older"):
         results.read(path)
