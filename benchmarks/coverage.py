@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lowbit.metrics import Matches, interval_of_drops, resampled_map
+from lowbit.measure.metrics import Matches, interval_of_drops, resampled_map
 
 LEVELS = 10
 

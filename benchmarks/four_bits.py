@@ -27,11 +27,10 @@ from lowbit.data.letterbox import InputSpec, preprocess
 from lowbit.data.lists import CalibrationSet
 from lowbit.detector import Detector, registry
 from lowbit.detector.head import Head
-from lowbit.metrics import evaluate
-from lowbit.qat import layers
-from lowbit.qat.compensation import correct_biases, round_weights
-from lowbit.quantizers import Job
-from lowbit.sensitivity import mixed
+from lowbit.measure.metrics import evaluate
+from lowbit.quantize import Job, mixed
+from lowbit.quantize.gptq import correct_biases, round_weights
+from lowbit.quantize.qat import layers
 from lowbit.store.store import default_root
 
 PICTURES = 32

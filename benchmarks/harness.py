@@ -22,13 +22,14 @@ from typing import Any
 
 import numpy as np
 
-from lowbit import graph, pycocotools_check
+from lowbit import graph
 from lowbit.data.dataset import Dataset, ImageRecord
 from lowbit.data.detections import Detections
 from lowbit.data.letterbox import preprocess
 from lowbit.detector import Detector, registry
-from lowbit.metrics import evaluate
-from lowbit.predict import predict
+from lowbit.measure import pycocotools_check
+from lowbit.measure.metrics import evaluate
+from lowbit.measure.predict import predict
 from lowbit.runtime import DEFAULT, SessionOptions, find, open_session
 from lowbit.schemes import CATALOGUE
 from lowbit.store.key import BuildRequest

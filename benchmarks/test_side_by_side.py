@@ -21,9 +21,9 @@ from fixtures.options import detector_name, detector_names
 from fixtures.workbench import Workbench
 from lowbit import host
 from lowbit.data.letterbox import preprocess
-from lowbit.latency import interleave
-from lowbit.metrics import drop_interval, evaluate
-from lowbit.predict import predict
+from lowbit.measure.latency import interleave
+from lowbit.measure.metrics import drop_interval, evaluate
+from lowbit.measure.predict import predict
 from lowbit.runtime import SessionOptions, deployed_options, find, open_session
 from lowbit.schemes import CATALOGUE
 

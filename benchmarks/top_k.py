@@ -15,8 +15,8 @@ import numpy as np
 import onnx
 
 from lowbit.detector import registry
-from lowbit.metrics import evaluate
-from lowbit.predict import predict
+from lowbit.measure.metrics import evaluate
+from lowbit.measure.predict import predict
 from lowbit.runtime import DEFAULT, SessionOptions, find, open_session
 from lowbit.sensitivity import native
 from lowbit.store.requests import export_request

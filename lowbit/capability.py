@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 
-from lowbit.quantizers import tool
+from lowbit.quantize import tool
 from lowbit.runtime import Form, Runtime
 from lowbit.schemes import Scheme, origins
 

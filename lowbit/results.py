@@ -87,7 +87,7 @@ class RuntimeRecord(_Model):
 class LatencyRecord(_Model):
     """Single-stream latency in seconds, throughput in images a second, speed-up against FP32 in the same run, and against
     FP16 on a GPU. ``end_to_end``: median seconds of ``preprocess``, ``model`` and ``postprocess`` of one picture.
-    ``batched``: :class:`lowbit.latency.Batched`, where the graph takes several pictures. ``affinity``: the logical
+    ``batched``: :class:`lowbit.measure.latency.Batched`, where the graph takes several pictures. ``affinity``: the logical
     processor of every thread, None where the operating system places them. ``precision_cost``: time over that of a session
     whose kernels saturate, where the artifact must run without them on this processor. ``gpu_state``: the GPU
     before and after."""

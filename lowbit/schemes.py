@@ -26,7 +26,7 @@ _GRAMMAR = re.compile(
 class Scheme:
     """One way to make an artifact.
 
-    ``tool`` names a module of :mod:`lowbit.quantizers`; ``settings`` are that tool's options (JSON-able) and enter the
+    ``tool`` names a module of :mod:`lowbit.quantize`; ``settings`` are that tool's options (JSON-able) and enter the
     artifact's key; ``precision`` decides thresholds and capability; ``summary`` is one line for tables.
     """
 

@@ -18,8 +18,8 @@ from fixtures.recording import (
 )
 from fixtures.workbench import Evidence, Workbench
 from lowbit import gate
+from lowbit.artifact import Artifact
 from lowbit.graph import Structure
-from lowbit.store.artifact import Artifact
 
 # A reference that sees next to nothing was given the wrong data set, classes or input scaling: no drop from it means
 # anything.

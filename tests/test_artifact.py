@@ -10,11 +10,12 @@ import pytest
 from fixtures.options import Case
 from fixtures.recording import Record, describe_artifact
 from fixtures.workbench import Workbench
-from lowbit import files, graph, layout, proof, qcdq
-from lowbit.graph import Structure
+from lowbit import files, graph
+from lowbit.artifact import Artifact
+from lowbit.graph import Structure, layout, qcdq
+from lowbit.measure import proof
+from lowbit.quantize.mixed import SETTINGS
 from lowbit.schemes import CATALOGUE, origins
-from lowbit.sensitivity.mixed import SETTINGS
-from lowbit.store.artifact import Artifact
 
 pytestmark = pytest.mark.artifact
 

@@ -13,13 +13,13 @@ from fixtures.options import Case
 from fixtures.recording import Record
 from fixtures.workbench import Evidence, Workbench
 from lowbit import graph
-from lowbit.latency import interleave
-from lowbit.metrics import drop_interval
-from lowbit.quantizers import CROSSCHECK_TOOLS
+from lowbit.artifact import Artifact
+from lowbit.measure.latency import interleave
+from lowbit.measure.metrics import drop_interval
+from lowbit.quantize import CROSSCHECK_TOOLS
 from lowbit.results import CrossCheck
 from lowbit.schemes import find
 from lowbit.sensitivity import layermap, native
-from lowbit.store.artifact import Artifact
 
 BESIDE = "int8-modelopt-entropy"
 PICTURES, PAIRS = 4, 30

@@ -13,8 +13,8 @@ from lowbit.data.letterbox import preprocess
 from lowbit.detector import Detector, registry
 from lowbit.detector.heads.raw import Raw
 from lowbit.errors import UnavailableError
-from lowbit.metrics import evaluate
-from lowbit.predict import predict
+from lowbit.measure.metrics import evaluate
+from lowbit.measure.predict import predict
 from lowbit.schemes import CATALOGUE
 
 # The real checkpoint was rebuilt from a quantized one: its DFL bins are up to 0.06 off the whole numbers that a decoder
@@ -64,7 +64,7 @@ def test_both_heads_say_the_same(workbench: Workbench, name: str) -> None:
     detector = find(workbench, name)
     import torch
 
-    from lowbit.qat import layers
+    from lowbit.quantize.qat import layers
 
     network = layers.fused(detector)
     raw = Raw(detector.head.sides, detector.head.classes)

@@ -12,16 +12,16 @@ from fixtures import tiers
 from fixtures.options import Case
 from fixtures.workbench import Workbench
 from lowbit import runtime
+from lowbit.artifact import Artifact
 from lowbit.data.letterbox import InputSpec
 from lowbit.detector.detector import Detector
-from lowbit.metrics import evaluate
-from lowbit.predict import predict
+from lowbit.measure.metrics import evaluate
+from lowbit.measure.predict import predict
 from lowbit.schemes import CATALOGUE, Scheme, find
-from lowbit.store.artifact import Artifact
 from lowbit.store.store import Store
 from tests.unit.lazily import lazily
 
-distillation, networks = lazily("lowbit.qat.distillation"), lazily("tests.unit.networks")
+distillation, networks = lazily("lowbit.quantize.qat.distillation"), lazily("tests.unit.networks")
 
 # The first that stands for a family of the tool's.
 ONE_A_TOOL = {scheme.tool: scheme for scheme in map(find, reversed(tiers.change().representatives))}

@@ -9,12 +9,13 @@ from numpy.typing import NDArray
 from fixtures.options import Case
 from fixtures.recording import Record
 from fixtures.workbench import Workbench
-from lowbit import latency, proof, runtime
+from lowbit import runtime
+from lowbit.artifact import Artifact
+from lowbit.measure import latency, proof
 from lowbit.progress import Step
 from lowbit.results import EngineRecord
 from lowbit.runtime import tensorrt
 from lowbit.schemes import find
-from lowbit.store.artifact import Artifact
 
 PAIRS = 40
 

@@ -14,11 +14,12 @@ import pytest
 from fixtures.options import Case
 from fixtures.recording import Record, describe_artifact, describe_runtime
 from fixtures.workbench import Workbench
-from lowbit import host, latency, runtime
+from lowbit import host, runtime
+from lowbit.artifact import Artifact
 from lowbit.errors import UnavailableError
 from lowbit.graph import Structure
+from lowbit.measure import latency
 from lowbit.schemes import find
-from lowbit.store.artifact import Artifact
 
 ROUNDS = 60
 PAIRS = 40

@@ -12,10 +12,11 @@ import pytest
 from numpy.typing import NDArray
 
 from fixtures.workbench import Workbench
-from lowbit import graph, parity, runtime
-from lowbit.emulation import Emulator
+from lowbit import graph, runtime
 from lowbit.errors import LowbitError, UnavailableError
-from lowbit.quantizers import Job, lower, portable
+from lowbit.measure import parity
+from lowbit.measure.emulation import Emulator
+from lowbit.quantize import Job, lower, portable
 from lowbit.schemes import find
 from tests.unit import faults
 
@@ -29,7 +30,7 @@ def test_brevitas_own_graph_has_parity_or_is_refused(
     """Signed activations, narrow weights, initializers that may be overridden: 0.39 AP becomes 0.03 on 1.24.4."""
     from brevitas.quant.scaled_int import Int8ActPerTensorFloat, Int8WeightPerChannelFloat
 
-    from lowbit.qat import layers
+    from lowbit.quantize.qat import layers
 
     try:
         detector = workbench.detector("yolov10n")
@@ -121,6 +122,6 @@ class WithoutVnni:
         self._heads = {node.name: node.output[0] for node in graph.last_convolutions(model)}
 
     def run(self, tensor: NDArray[np.float32]) -> parity.Executed:
-        """As :class:`lowbit.parity.Execution` says."""
+        """As :class:`lowbit.measure.parity.Execution` says."""
         heads = self._emulator.run(tensor, vnni=False, outputs=list(self._heads.values()))
         return parity.Executed(self._here.run(tensor).outputs, dict(zip(self._heads, heads, strict=True)))

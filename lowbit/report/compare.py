@@ -106,7 +106,7 @@ def _touch(one: Entry, two: Entry) -> bool:
 def _interval(
     one: Entry, two: Entry, folders: tuple[Path, Path], datasets: dict[str, Dataset | None]
 ) -> tuple[float, float] | None:
-    from lowbit.metrics import drop_interval, evaluate
+    from lowbit.measure.metrics import drop_interval, evaluate
 
     if one.artifact and two.artifact and one.artifact.sha256 == two.artifact.sha256 and one.map == two.map:
         return 0.0, 0.0

@@ -13,7 +13,7 @@ from lowbit import files
 from lowbit.data.dataset import Dataset
 from lowbit.data.detections import Detections
 from lowbit.data.images import read_image
-from lowbit.metrics import DEPLOYED_CONFIDENCE, ImageChange
+from lowbit.measure.metrics import DEPLOYED_CONFIDENCE, ImageChange
 from lowbit.results import PictureRecord
 
 # Two panels beside each other must fit a laptop's screen and a printed page.

@@ -81,7 +81,7 @@ class Runtime(abc.ABC):
     ``packages``: distributions whose versions belong to its numbers. ``int4``: reads 4-bit weights; others get their INT8
     form. ``times_fp8``: runs FP8 at a speed that says something. ``hides_kernels``: does not tell which kernels ran.
     ``in_turns``: a session takes one image at a time. ``pins``: places its threads on processors that lowbit chooses.
-    ``emulated``: :mod:`lowbit.emulation` computes what its integer kernels do.
+    ``emulated``: :mod:`lowbit.measure.emulation` computes what its integer kernels do.
     """
 
     name: ClassVar[str]
@@ -110,7 +110,7 @@ class Runtime(abc.ABC):
     def options(self, precision: str, *, weights_only: bool = False, saturates: bool = False) -> SessionOptions:
         """The options with which an artifact of a precision ships. ``weights_only``: its activations are in floating
         point. ``saturates``: its weights allow sums that kernels of this processor lose
-        (:func:`lowbit.emulation.saturates_here`), so that it must run without those kernels."""
+        (:func:`lowbit.measure.emulation.saturates_here`), so that it must run without those kernels."""
 
     @abc.abstractmethod
     def open(self, path: Path, options: SessionOptions) -> Session:

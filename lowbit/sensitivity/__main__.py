@@ -7,13 +7,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from lowbit import worker
 from lowbit.data.letterbox import InputSpec
 from lowbit.data.lists import CalibrationSet
 from lowbit.detector import rebuild
 from lowbit.progress import Progress, Step
 from lowbit.sensitivity import autoquant, find, native
-from lowbit.store import worker
-from lowbit.store.source import take
+from lowbit.source import take
 
 # Every convolution twice, alone and spared: few pictures rank as many do.
 _GRAPH_PICTURES = 4
@@ -21,7 +21,7 @@ _GRAPH_PICTURES = 4
 
 def measure(request: dict[str, Any], folder: Path, progress: Progress) -> dict[str, Any]:
     """Score one combination."""
-    from lowbit.qat import layers
+    from lowbit.quantize.qat import layers
 
     identity = request["identity"]
     with tempfile.TemporaryDirectory() as private:

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from lowbit import graph, layout, runtime
+from lowbit import graph, runtime
 from lowbit.data.letterbox import InputSpec
 from lowbit.detector.head import Head
 from lowbit.errors import InputError
+from lowbit.graph import layout
 from lowbit.progress import Progress
 from lowbit.sensitivity import native, search
 
@@ -175,7 +176,7 @@ def stored(floating: native.Graph, dtypes: Mapping[str, str]) -> onnx.ModelProto
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
-    from lowbit import qcdq
+    from lowbit.graph import qcdq
 
     kinds = {"int4": TensorProto.INT4, "int8": TensorProto.INT8, "fp8": TensorProto.FLOAT8E4M3FN}
     copied = onnx.ModelProto()

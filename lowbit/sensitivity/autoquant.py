@@ -31,7 +31,7 @@ from lowbit.sensitivity.native import LayerHarm, Opinions
 if TYPE_CHECKING:
     import torch
 
-    from lowbit.qat.layers import RawHead
+    from lowbit.quantize.qat.layers import RawHead
 
 STATE = "autoquant_state.pt"
 CONFIDENT = 0.25
@@ -118,7 +118,7 @@ def measure(
 
 
 def _convolutions(network: RawHead) -> dict[str, int]:
-    from lowbit.qat.layers import convolutions
+    from lowbit.quantize.qat.layers import convolutions
 
     return {name.removeprefix("model."): conv.weight.numel() for name, conv in convolutions(network).items()}
 

@@ -21,9 +21,9 @@ from lowbit.data.detections import Detections
 from lowbit.data.letterbox import InputSpec, Letterbox, preprocess
 from lowbit.data.pseudo_labels import confident
 from lowbit.detector.head import Head
-from lowbit.metrics import DEPLOYED_CONFIDENCE, evaluate
+from lowbit.measure.metrics import DEPLOYED_CONFIDENCE, evaluate
+from lowbit.measure.proof import compare_heads
 from lowbit.progress import Progress, Step
-from lowbit.proof import compare_heads
 from lowbit.runtime import plain_session
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ class Graph:
                 tensor.CopyFrom(numpy_helper.from_array(changed[tensor.name], tensor.name))
         if form.inputs == "fp16":
             return copied
-        from lowbit import qcdq
+        from lowbit.graph import qcdq
 
         if form.inputs == "fp8":  # float8 needs opset 19
             copied = qcdq.at_opset(copied, qcdq.INT4_OPSET)

@@ -20,7 +20,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from lowbit import files
+from lowbit import files, worker
 from lowbit.data.letterbox import InputSpec
 from lowbit.data.lists import CalibrationSet
 from lowbit.detector import Detector
@@ -29,7 +29,6 @@ from lowbit.progress import Progress
 from lowbit.results import RankedLayer, SweepRecord
 from lowbit.sensitivity import Combination, autoquant
 from lowbit.sensitivity import find as find_combination
-from lowbit.store import worker
 from lowbit.store.key import version
 
 MANIFEST, REPORT, INDEX = "quant_manifest.json", "layer-sensitivity-report.json", "index.json"

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from lowbit import files
+from lowbit.artifact import Artifact
 from lowbit.data.letterbox import InputSpec
-from lowbit.quantizers import module_of, tool
-from lowbit.store.artifact import Artifact
+from lowbit.quantize import module_of, tool
 from lowbit.store.code import Code, code_of
 
-BUILD_PROCESS = "lowbit.quantizers"
+BUILD_PROCESS = "lowbit.quantize"
 
 
 @dataclass(frozen=True)

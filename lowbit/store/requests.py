@@ -6,12 +6,12 @@ import dataclasses
 from typing import Any
 
 from lowbit import host
+from lowbit.artifact import Artifact
 from lowbit.data.dataset import Dataset
 from lowbit.data.letterbox import InputSpec
 from lowbit.data.lists import CalibrationSet
 from lowbit.detector import Detector
 from lowbit.schemes import Scheme
-from lowbit.store.artifact import Artifact
 from lowbit.store.key import BuildRequest
 
 

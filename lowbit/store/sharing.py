@@ -14,9 +14,9 @@ import tempfile
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from lowbit.artifact import MANIFEST, is_key, listed_files, read_artifact
 from lowbit.errors import InputError, StoreError
 from lowbit.progress import Progress, Step, silent
-from lowbit.store.artifact import MANIFEST, is_key, listed_files, read_artifact
 from lowbit.store.store import Store
 
 

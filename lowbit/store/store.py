@@ -20,11 +20,10 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from lowbit import files
+from lowbit import files, worker
+from lowbit.artifact import LOG, MODEL, Artifact, read_artifact, write_manifest
 from lowbit.errors import BuildError, LowbitError, StoreError
 from lowbit.progress import Progress, Step, silent
-from lowbit.store import worker
-from lowbit.store.artifact import LOG, MODEL, Artifact, read_artifact, write_manifest
 from lowbit.store.key import BUILD_PROCESS, BuildRequest
 
 STORE_VARIABLE = "LOWBIT_STORE"

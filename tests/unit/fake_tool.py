@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lowbit.errors import InputError
-from lowbit.quantizers import Job
+from lowbit.quantize import Job
 
 PACKAGES: tuple[str, ...] = ()
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lowbit.qat.distillation import Plan, Raw
+from lowbit.quantize.qat.distillation import Plan, Raw
 
 PLAN = Plan(steps=30, rate=1e-2, batch=2, size=32, checks=5)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from lowbit import worker
 from lowbit.progress import Progress, Step
-from lowbit.store import worker
 from tests.unit.waiting import wait_until
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from lowbit.data.letterbox import InputSpec
 from lowbit.detector.heads import KINDS
-from lowbit.quantizers import module_of
+from lowbit.quantize import module_of
 from lowbit.schemes import CATALOGUE
 from lowbit.store import code
 from lowbit.store.code import Code, code_of
@@ -141,9 +141,9 @@ def test_nothing_counts_that_shapes_no_artifact(tool: str) -> None:
 
 
 def test_what_a_package_takes_from_its_modules_leads_there() -> None:
-    assert "lowbit.detector.detector" in code_of("lowbit.sensitivity.mixed").modules
-    assert "lowbit.detector.registry" not in code_of("lowbit.sensitivity.mixed").modules
-    assert "lowbit.detector.registry" in code_of("lowbit.sensitivity.command").modules
+    assert "lowbit.detector.detector" in code_of("lowbit.quantize.mixed").modules
+    assert "lowbit.detector.registry" not in code_of("lowbit.quantize.mixed").modules
+    assert "lowbit.detector.registry" in code_of("lowbit.cli.layers").modules
 
 
 @pytest.mark.parametrize("tool", ["ort", "export", "brevitas"])
@@ -160,13 +160,11 @@ def test_every_package_that_finds_its_modules_is_known() -> None:
         for file in root.rglob("*.py")
         if "import_module(" in file.read_text(encoding="utf-8")
     }
-    assert finding == code.DISCOVERING | {"lowbit.quantizers", "lowbit.runtime"}
+    assert finding == code.DISCOVERING | {"lowbit.quantize", "lowbit.runtime"}
 
 
 def test_packages_that_lists_by_hand_forgot() -> None:
-    packages = {
-        name: set(code_of(f"lowbit.quantizers.{name}").packages) for name in ("ort", "native", "export", "half")
-    }
+    packages = {name: set(code_of(f"lowbit.quantize.{name}").packages) for name in ("ort", "native", "export", "half")}
     assert {"opencv-python", "onnxslim", "ml_dtypes", "onnxruntime-gpu", "scipy"} <= packages["ort"] & packages[
         "native"
     ]

@@ -14,7 +14,7 @@ from lowbit import cli, results
 from lowbit.data.coco import load_coco
 from lowbit.data.dataset import Dataset
 from lowbit.data.detections import Detections
-from lowbit.metrics import evaluate
+from lowbit.measure.metrics import evaluate
 from lowbit.results import ArtifactRecord, Entry, Results, Status
 from tests.unit.test_results import ENVIRONMENT, latency
 

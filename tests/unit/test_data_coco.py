@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from lowbit.data.coco import load_coco
 from lowbit.data.detections import Detections
 from lowbit.errors import InputError
-from lowbit.metrics import evaluate
+from lowbit.measure.metrics import evaluate
 from tests.unit.data_files import Json, draw, good, write
 
 

@@ -11,7 +11,7 @@ from lowbit.data.coco import load_coco
 from lowbit.data.detections import Detections
 from lowbit.data.load import load_data
 from lowbit.errors import InputError
-from lowbit.metrics import evaluate
+from lowbit.measure.metrics import evaluate
 from tests.unit.data_files import Json, good, write, write_yolo
 
 

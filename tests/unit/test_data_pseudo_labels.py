@@ -11,7 +11,7 @@ from lowbit.data.detections import Detections
 from lowbit.data.load import load_data, load_unlabelled
 from lowbit.data.pseudo_labels import labelled_by
 from lowbit.errors import InputError
-from lowbit.metrics import evaluate
+from lowbit.measure.metrics import evaluate
 from tests.unit.data_files import write_yolo
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 from lowbit.data.detections import Detections
 from lowbit.data.load import load_data
 from lowbit.errors import InputError
-from lowbit.metrics import evaluate
+from lowbit.measure.metrics import evaluate
 from tests.unit.data_files import blobs, draw, write_yolo
 
 

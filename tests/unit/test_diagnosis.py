@@ -9,8 +9,9 @@ import numpy as np
 import onnx
 import pytest
 
-from lowbit import cli, emulation, graph, proof
+from lowbit import cli, graph
 from lowbit.data.letterbox import InputSpec, preprocess
+from lowbit.measure import emulation, proof
 from tests.unit.saturating import SIDE, artifact
 
 

@@ -18,7 +18,11 @@ from lowbit.errors import BuildError, InputError
 from lowbit.progress import Step
 from tests.unit.lazily import lazily
 
-torch, distillation, networks = lazily("torch"), lazily("lowbit.qat.distillation"), lazily("tests.unit.networks")
+torch, distillation, networks = (
+    lazily("torch"),
+    lazily("lowbit.quantize.qat.distillation"),
+    lazily("tests.unit.networks"),
+)
 
 
 @pytest.fixture
@@ -256,7 +260,7 @@ def test_an_interrupted_run_ends_where_a_whole_one_does(
 ) -> None:
     whole = task("whole")
     expected = distillation.distil(whole)
-    monkeypatch.setattr("lowbit.qat.distillation._SAVE_EVERY", 5)
+    monkeypatch.setattr("lowbit.quantize.qat.distillation._SAVE_EVERY", 5)
 
     def stop(step: Step) -> None:
         if step.done == 17:

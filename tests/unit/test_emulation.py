@@ -10,8 +10,10 @@ import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from lowbit import emulation, graph, proof, runtime, saturation
+from lowbit import graph, runtime
 from lowbit.errors import InputError
+from lowbit.graph import saturation
+from lowbit.measure import emulation, proof
 from tests.unit import other_processor
 from tests.unit.saturating import SIDE, artifact
 

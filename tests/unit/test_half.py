@@ -12,7 +12,7 @@ from lowbit import graph, runtime
 from lowbit.data.letterbox import InputSpec
 from lowbit.data.lists import CalibrationSet
 from lowbit.detector import find
-from lowbit.quantizers import Job, half
+from lowbit.quantize import Job, half
 
 SIZE = 320
 

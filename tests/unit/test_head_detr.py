@@ -16,9 +16,9 @@ from lowbit.detector import declare, find, heads
 from lowbit.detector.head import Hints
 from lowbit.detector.heads.detr import Detr
 from lowbit.errors import InputError
-from lowbit.metrics import evaluate
-from lowbit.predict import predict
-from lowbit.quantizers import Job, ort
+from lowbit.measure.metrics import evaluate
+from lowbit.measure.predict import predict
+from lowbit.quantize import Job, ort
 from tests.unit import toys
 from tests.unit.graphs import Nodes, Weights, array, make_model, node
 

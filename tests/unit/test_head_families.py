@@ -21,9 +21,9 @@ from lowbit.detector.heads.nas import Nas
 from lowbit.detector.heads.rows import Rows
 from lowbit.detector.heads.yolox import Yolox
 from lowbit.errors import InputError
-from lowbit.metrics import evaluate
-from lowbit.predict import predict
-from lowbit.quantizers import Job, ort
+from lowbit.measure.metrics import evaluate
+from lowbit.measure.predict import predict
+from lowbit.quantize import Job, ort
 from tests.unit import toys
 from tests.unit.graphs import Nodes, Weights, array, node
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lowbit import integer_kernels, runtime
+from lowbit import runtime
 from lowbit.errors import UnavailableError
+from lowbit.measure import integer_kernels
 from tests.unit import other_processor
 from tests.unit.integer_nodes import Case, cases
 

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lowbit import graph, latency, runtime
+from lowbit import graph, runtime
 from lowbit.data.letterbox import InputSpec
 from lowbit.detector import heads
+from lowbit.measure import latency
 from lowbit.runtime import ort
 from tests.unit import toys
 

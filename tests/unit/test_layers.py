@@ -11,11 +11,12 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from lowbit import graph, qcdq
+from lowbit import graph
 from lowbit.errors import BuildError
+from lowbit.graph import qcdq
 from tests.unit.lazily import lazily
 
-torch, layers = lazily("torch"), lazily("lowbit.qat.layers")
+torch, layers = lazily("torch"), lazily("lowbit.quantize.qat.layers")
 
 SIZE = 64
 SETTINGS = {"weight_bits": 4, "activation_bits": 16, "scales": "channel"}

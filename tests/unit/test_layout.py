@@ -12,7 +12,8 @@ import onnxruntime
 import pytest
 from onnx import numpy_helper
 
-from lowbit import graph, layout
+from lowbit import graph
+from lowbit.graph import layout
 from tests.unit.lazily import lazily
 
 torch, nn = lazily("torch"), lazily("torch.nn")

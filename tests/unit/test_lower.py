@@ -15,8 +15,8 @@ from lowbit.data.letterbox import InputSpec, preprocess
 from lowbit.data.lists import load_calibration
 from lowbit.detector import heads
 from lowbit.errors import BuildError
-from lowbit.proof import kernels
-from lowbit.quantizers import Job, lower
+from lowbit.measure.proof import kernels
+from lowbit.quantize import Job, lower
 from tests.unit import toys
 
 

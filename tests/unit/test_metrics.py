@@ -18,7 +18,7 @@ from pycocotools.cocoeval import COCOeval
 from lowbit.data.coco import load_coco
 from lowbit.data.dataset import Dataset, ImageRecord
 from lowbit.data.detections import Detections
-from lowbit.metrics import Accuracy, compare, drop_interval, evaluate, resampled_map, worst_class
+from lowbit.measure.metrics import Accuracy, compare, drop_interval, evaluate, resampled_map, worst_class
 
 CATEGORIES = (3, 7, 90)
 Found = dict[int, Detections]

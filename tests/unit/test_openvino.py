@@ -10,13 +10,14 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from lowbit import capability, graph, proof, runtime
+from lowbit import capability, graph, runtime
 from lowbit.data.letterbox import InputSpec, preprocess
 from lowbit.data.lists import load_calibration
 from lowbit.detector import heads
 from lowbit.errors import LowbitError
-from lowbit.parity import check_parity
-from lowbit.quantizers import Job, ort
+from lowbit.measure import proof
+from lowbit.measure.parity import check_parity
+from lowbit.quantize import Job, ort
 from lowbit.runtime import SessionOptions
 from lowbit.schemes import CATALOGUE
 from tests.unit import toys

@@ -11,10 +11,12 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from lowbit import graph, layout, proof, runtime
+from lowbit import graph, runtime
 from lowbit.data.letterbox import InputSpec
 from lowbit.data.lists import load_calibration
-from lowbit.quantizers import Job, ort
+from lowbit.graph import layout
+from lowbit.measure import proof
+from lowbit.quantize import Job, ort
 from tests.unit import toys
 
 SIZE = toys.SIZE

@@ -13,14 +13,15 @@ import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from lowbit import graph, parity, runtime
+from lowbit import graph, runtime
 from lowbit.data.detections import Detections
 from lowbit.data.letterbox import InputSpec, preprocess
 from lowbit.data.lists import load_calibration
 from lowbit.detector import heads
 from lowbit.detector.head import Head
 from lowbit.errors import LowbitError
-from lowbit.quantizers import Job, ort
+from lowbit.measure import parity
+from lowbit.quantize import Job, ort
 from tests.unit import faults, toys
 
 SIDE = 32

@@ -7,10 +7,10 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from lowbit import saturation
 from lowbit.errors import BuildError
-from lowbit.quantizers import portable
-from lowbit.saturation import worst_pair
+from lowbit.graph import saturation
+from lowbit.graph.saturation import worst_pair
+from lowbit.quantize import portable
 
 
 def weights(seed: int, *shape: int) -> np.ndarray:

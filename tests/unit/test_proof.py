@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from lowbit import graph, proof, runtime
+from lowbit import graph, runtime
 from lowbit.data.detections import Detections
 from lowbit.data.letterbox import InputSpec, preprocess
-from lowbit.quantizers import Job, ort
+from lowbit.measure import proof
+from lowbit.quantize import Job, ort
 from lowbit.runtime.ort import read_profile
 from tests.unit import toys
 

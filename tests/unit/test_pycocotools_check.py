@@ -11,12 +11,12 @@ import cv2
 import numpy as np
 import pytest
 
-from lowbit import matching
 from lowbit.data.coco import load_coco
 from lowbit.data.dataset import Dataset
 from lowbit.errors import MetricError
-from lowbit.metrics import evaluate
-from lowbit.pycocotools_check import TOLERANCE, check, score
+from lowbit.measure import matching
+from lowbit.measure.metrics import evaluate
+from lowbit.measure.pycocotools_check import TOLERANCE, check, score
 from tests.unit.test_metrics import CATEGORIES, TWO, Found, found, make_dataset, noisy, perfect
 
 

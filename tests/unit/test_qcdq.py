@@ -10,7 +10,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from lowbit import qcdq
+from lowbit.graph import qcdq
 
 RNG = np.random.default_rng(0)
 

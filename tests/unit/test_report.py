@@ -11,10 +11,11 @@ import cv2
 import numpy as np
 import pytest
 
-from lowbit import cli, metrics
+from lowbit import cli
 from lowbit.data.coco import load_coco
 from lowbit.data.detections import Detections
-from lowbit.metrics import Accuracy, ImageChange
+from lowbit.measure import metrics
+from lowbit.measure.metrics import Accuracy, ImageChange
 from lowbit.report import gallery, summary
 from lowbit.report import html as report
 from lowbit.results import (

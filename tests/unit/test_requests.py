@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from lowbit import host
+from lowbit.artifact import Artifact
 from lowbit.data.lists import load_calibration
 from lowbit.detector import Detector, find
 from lowbit.schemes import find as find_scheme
-from lowbit.store.artifact import Artifact
 from lowbit.store.key import BuildRequest
 from lowbit.store.requests import export_request, graph_request, torch_request
 from tests.unit.toys import make_detector, make_pictures

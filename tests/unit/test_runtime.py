@@ -19,7 +19,7 @@ from lowbit.data.load import load_data
 from lowbit.detector import heads
 from lowbit.detector.head import Head
 from lowbit.errors import InputError
-from lowbit.predict import predict
+from lowbit.measure.predict import predict
 from tests.unit import toys
 from tests.unit.waiting import PATIENCE, wait_until
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lowbit import saturation
+from lowbit.graph import saturation
 
 
 def test_neighbours_are_two_channels_at_one_kernel_position() -> None:

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from lowbit.errors import InputError
-from lowbit.quantizers import tool
+from lowbit.quantize import tool
 from lowbit.runtime import deployed_options
 from lowbit.schemes import CATALOGUE, Scheme, find
 

@@ -12,10 +12,10 @@ import fsspec
 import pytest
 
 from lowbit import cli, files
+from lowbit.artifact import MANIFEST
 from lowbit.data.letterbox import InputSpec
 from lowbit.errors import InputError, StoreError
 from lowbit.store import sharing
-from lowbit.store.artifact import MANIFEST
 from lowbit.store.key import BuildRequest
 from lowbit.store.store import Store
 

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from lowbit import files
+from lowbit.artifact import MANIFEST, MODEL
 from lowbit.data.letterbox import InputSpec
 from lowbit.errors import BuildError, InputError, LowbitError, StoreError
-from lowbit.store.artifact import MANIFEST, MODEL
 from lowbit.store.key import BuildRequest
 from lowbit.store.store import Store
 from tests.unit.waiting import PATIENCE, wait_until

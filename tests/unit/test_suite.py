@@ -116,7 +116,7 @@ import functools
 import os
 from pathlib import Path
 
-from lowbit import latency
+from lowbit.measure import latency
 
 
 def watched(time):
@@ -160,7 +160,9 @@ def test_an_artifact_that_would_saturate_runs_without_such_kernels(
     toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on a processor without VNNI, with an artifact that is not made for it."""
-    (tmp_path / "lossy.py").write_text("from lowbit import emulation\n\nemulation.saturates_here = lambda *_: True\n")
+    (tmp_path / "lossy.py").write_text(
+        "from lowbit.measure import emulation\n\nemulation.saturates_here = lambda *_: True\n"
+    )
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
     done = toy.pytest("-p", "lossy", "tests/test_latency.py", "-k", "int8-ort-minmax and not openvino")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -176,7 +178,7 @@ def test_a_matcher_that_differs_from_pycocotools_is_an_error(
     toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No AP is reported that pycocotools does not confirm."""
-    fault = "from lowbit import matching\n\nright = matching._overlap\nmatching._overlap = lambda *boxes: 0.7 * right(*boxes)\n"
+    fault = "from lowbit.measure import matching\n\nright = matching._overlap\nmatching._overlap = lambda *boxes: 0.7 * right(*boxes)\n"
     (tmp_path / "faulty.py").write_text(fault)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
     done = toy.pytest("-p", "faulty", "tests/test_accuracy.py", "-k", FLOAT)

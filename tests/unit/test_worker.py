@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lowbit import worker
 from lowbit.progress import Step
-from lowbit.store import worker
 from tests.unit.waiting import PATIENCE
 
 

@@ -14,9 +14,9 @@ from lowbit.data.coco import load_coco
 from lowbit.data.lists import load_calibration
 from lowbit.detector import find
 from lowbit.errors import InputError
-from lowbit.metrics import evaluate
-from lowbit.predict import predict
-from lowbit.quantizers import Job, ort
+from lowbit.measure.metrics import evaluate
+from lowbit.measure.predict import predict
+from lowbit.quantize import Job, ort
 from tests.unit import toys, zoo
 
 

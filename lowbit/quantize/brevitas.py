@@ -1,0 +1,135 @@
+"""Brevitas (https://github.com/Xilinx/brevitas): quantized in torch, exported as a QCDQ ONNX graph.
+
+Settings: ``weight_bits`` (8, 4); ``activation_bits`` (16: the inputs of convolutions stay in floating point, 8: they
+are unsigned with a zero point); ``inputs`` (their ranges: Brevitas' percentiles, or ``whole-range`` for the whole range
+seen in neck and head); ``scales`` (``tensor``, ``channel``: per output channel, by least squares); one of
+:data:`lowbit.quantize.mixed.SETTINGS` (which convolutions keep 8-bit weights, by the graph's own noise; none without);
+``gptq`` (on how many calibration pictures :mod:`lowbit.quantize.gptq` makes up for rounding; none without);
+``recovery`` (:class:`lowbit.quantize.qat.distillation.Plan`'s fields, ``reach``, how many steps a weight may move, half a step
+for learned rounding, and ``pictures``, ``calibration`` or ``training``; none without); ``start`` (the scheme whose
+weights, scales and 8-bit convolutions are taken; its artifact's folder is ``job.start``).
+
+The detector's BatchNorm is folded into its convolutions first, as in the FP32 export, so that the drop is the
+quantizer's alone. The distribution focal loss' convolution belongs to the decode tail and stays in float.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import json
+from pathlib import Path
+from typing import Any
+
+from lowbit.artifact import MANIFEST
+from lowbit.data.load import load_data
+from lowbit.detector import rebuild
+from lowbit.detector.head import Head
+from lowbit.errors import BuildError
+from lowbit.progress import Step
+from lowbit.quantize import Job
+
+PACKAGES: tuple[str, ...] = ("onnxoptimizer",)
+NEEDS: dict[str, str] = {
+    "brevitas": "brevitas",
+    "onnxoptimizer": "onnxoptimizer",
+    "lightning_fabric": "lightning-fabric",
+}
+SYMMETRIC = False
+# The rest of the calibration pictures changes percentiles little and costs seconds each in float.
+_RANGE_PICTURES = 32
+_PARITY_PICTURES = 2
+RECOVERED = "recovered.safetensors"
+
+
+def build(job: Job) -> dict[str, Any]:
+    """Quantize the detector of ``job`` in torch and write its QCDQ graph, four-bit weights as INT4."""
+    import onnx
+
+    from lowbit.graph import qcdq
+    from lowbit.quantize import mixed
+    from lowbit.quantize.gptq import compensate
+    from lowbit.quantize.qat import layers
+
+    settings = job.settings
+    detector = rebuild(job.source, job.identity, trust=job.trust)
+    teacher = layers.fused(detector)
+    student = copy.deepcopy(teacher)
+    info: dict[str, Any] = {}
+    eight: set[str] = set()
+    if job.start is not None:
+        manifest = json.loads((job.start / MANIFEST).read_text(encoding="utf-8"))
+        eight = set(manifest["eight_bit_convolutions"])
+    elif mixed.SETTINGS & settings.keys():
+        names = {name.removeprefix("model."): name for name in layers.convolutions(teacher)}
+        chosen, info["sensitivity"] = mixed.eight_bit_modules(job, detector, list(names))
+        eight = {names[name] for name in chosen}
+    info["eight_bit_convolutions"] = sorted(eight)
+    layers.quantize_convolutions(student, settings, eight)
+    job.progress(Step("calibrating"))
+    if job.start is not None:
+        layers.load(student, job.start / RECOVERED)
+    ranges = job.calibration.first(_RANGE_PICTURES).batches(job.input)
+    whole = layers.neck_and_head(student) if settings.get("inputs") == "whole-range" else ()
+    layers.calibrate(student, ranges, fresh=job.start is None, whole=whole)
+    if "gptq" in settings:
+        compensate(student, list(job.calibration.first(settings["gptq"]).batches(job.input)), job.progress)
+    if "recovery" in settings:
+        info["recovery"] = _recover(job, teacher, student, detector.head)
+    if {"gptq", "recovery"} & settings.keys():
+        layers.save(student, job.output.parent / RECOVERED)
+    job.progress(Step("exporting"))
+    layers.export(student, job.input.size, job.output)
+    model = onnx.load(str(job.output))
+    before = qcdq.count_pairs(model)
+    model = qcdq.tidy(model)
+    if settings["weight_bits"] == 4:
+        model = qcdq.pack_int4(model)
+    after = qcdq.count_pairs(model)
+    if before != after:
+        raise BuildError(f"cleaning the graph changed its Q/DQ nodes from {before} to {after}.")
+    probes = list(job.calibration.first(_PARITY_PICTURES).batches(job.input))
+    difference = layers.check_parity(student, model, probes, quantized_inputs=settings["activation_bits"] == 8)
+    onnx.save(model, str(job.output))
+    return {
+        **info,
+        "qdq_nodes": after,
+        "torch_parity": {"of_range": difference.of_range, "sqnr_db": min(difference.sqnr_db, 999.0)},
+    }
+
+
+def _recover(job: Job, teacher: Any, student: Any, head: Head) -> dict[str, Any]:
+    """Distil ``teacher`` into ``student``; leaves the loss curve beside the artifact."""
+    from lowbit.quantize.qat import distillation, layers
+
+    recovery = dict(job.settings["recovery"])
+    reach, pictures = recovery.pop("reach"), recovery.pop("pictures")
+    recovery["widths"] = tuple(recovery.get("widths", ()))
+    report = distillation.distil(
+        distillation.Task(
+            student=student,
+            teacher=teacher,
+            pictures=job.training if pictures == "training" else job.calibration.paths,
+            longest=job.input.size,
+            plan=distillation.Plan(**recovery),
+            scales=layers.is_scale,
+            bound=layers.Reach(student, reach),
+            widen=layers.Widths(student),
+            detect=functools.partial(layers.detections, head=head),
+            folder=job.unfinished,
+            progress=job.progress,
+            labels=_labels(job.training_labels, job.training_classes) if job.training_labels else None,
+            detection_loss=layers.DetectionLoss(student) if job.training_labels else None,
+        )
+    )
+    for name in (distillation.CURVE, distillation.PICTURE):
+        (job.output.parent / name).write_bytes((job.unfinished / name).read_bytes())
+    return {"reach": reach, **report}
+
+
+def _labels(annotations: Path, category_ids: tuple[int, ...]) -> dict[Path, Any]:
+    """The labelled objects of a data set by image, as displayed; class index i is category ``category_ids[i]``."""
+    from lowbit.quantize.qat.distillation import Labels
+
+    objects = load_data(annotations).with_classes(category_ids).objects_as_displayed()
+    return {path: Labels(boxes, classes) for path, (boxes, classes) in objects.items()}

@@ -1,0 +1,55 @@
+"""Which convolutions of a torch module keep 8-bit weights among 4-bit ones, decided on its own FP32 graph.
+
+Settings, one of: ``eight_top`` (how many of the most sensitive), ``max_bits`` (average bits a weight, scales included: the
+least noisy assignment within it), ``max_drop`` (of agreement with the float graph: the cheapest assignment within it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from lowbit.detector import Detector
+from lowbit.quantize import Job
+from lowbit.sensitivity import assignment, native, search
+from lowbit.sensitivity.layermap import layer_map
+
+SETTINGS = frozenset({"eight_top", "max_bits", "max_drop"})
+
+
+def eight_bit_modules(job: Job, detector: Detector, modules: Sequence[str]) -> tuple[set[str], dict[str, Any]]:
+    """The modules that keep 8 bits, and what was found on the way, for the manifest.
+
+    ``modules``: names of the fused detector's convolutions. Raises :class:`lowbit.errors.BuildError` for names that do
+    not meet the graph's, and for a drop that nothing keeps.
+    """
+    path = job.output.parent / "float.onnx"
+    detector.export(path)
+    pictures, head = job.calibration.paths, detector.head
+    floating = native.Graph(path, head, job.input, pictures[: assignment.NOISE_PICTURES])
+    module_of = {node: module for module, node in layer_map(floating.model, modules).items()}
+    four = native.sqnr_alone(floating, "int4", native.WEIGHTS_ONLY, progress=job.progress)
+    found: dict[str, Any]
+    if "eight_top" in job.settings:
+        nodes = set(native.most_sensitive(four, job.settings["eight_top"]))
+        found = {}
+    else:
+        eight = native.sqnr_alone(floating, "int8", native.WEIGHTS_ONLY, progress=job.progress)
+        noise = {n: {"int8": search.noise_of(eight[n]), "int4": search.noise_of(four[n])} for n in four}
+        cost = search.storage(("int8", "int4"), floating.parameters, floating.channels)
+        if "max_bits" in job.settings:
+            assigned = search.within_budget(noise, cost, floating.parameters, job.settings["max_bits"])
+            found = {}
+        else:
+            held = assignment.held_out(path, head, job.input, pictures)
+
+            def drop_of(dtypes: dict[str, str]) -> float:
+                return 1 - (held.harm(held.quantized(dtypes, native.WEIGHTS_ONLY)).agreement or 0.0)
+
+            best, tried = search.search(noise, cost, drop_of, job.settings["max_drop"], progress=job.progress)
+            assigned, found = best.dtypes, {"agreement_drop": best.drop, "tried": search.trace(tried)}
+        nodes = {name for name, dtype in assigned.items() if dtype == "int8"}
+        found["assigned_bits"] = search.weight_bits(assigned, cost, floating.parameters)
+    path.unlink()
+    found["sqnr_db"] = {module_of[name]: value for name, value in four.items()}
+    return {module_of[name] for name in nodes}, found
