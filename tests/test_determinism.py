@@ -51,7 +51,12 @@ def test_a_second_build_gives_the_same_bytes(workbench: Workbench, scheme: Schem
 
 @pytest.mark.parametrize("name", ["small", pytest.param("shapes10n", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
-    ("scheme_id", "pictures"), [("w4a16-brevitas-qat", "calibration"), ("w4a16-brevitas-qat-labels", "training")]
+    ("scheme_id", "pictures"),
+    [
+        # What the one with labels does, without them.
+        pytest.param("w4a16-brevitas-qat", "calibration", marks=pytest.mark.slow),
+        ("w4a16-brevitas-qat-labels", "training"),
+    ],
 )
 def test_a_second_recovery_gives_the_same_bytes(
     workbench: Workbench, scheme_id: str, pictures: str, name: str, tmp_path: Path
