@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lowbit.display import Display
 from lowbit.errors import InputError, LowbitError
+from lowbit.markdown import table
 from lowbit.progress import Progress
 
 if TYPE_CHECKING:
@@ -141,16 +142,16 @@ def doctor() -> str:
     lines.append(f"GPU: {f'{gpu.name}, driver {gpu.driver}, {gpu.uuid}' if gpu else 'none that the driver shows'}")
     lines.append(f"Python {machine['python']}")
     lines += [f"{name}: {found or 'not installed'}" for name, found in machine["packages"].items()]
-    lines += ["", "| scheme | " + " | ".join(runtimes()) + " |", "|---|" + "---|" * len(runtimes())]
     reasons: dict[str, None] = {}
+    rows = []
     for scheme in CATALOGUE.values():
-        cells = []
+        rows.append([scheme.id])
         for runtime in runtimes().values():
             reason = capability.missing(scheme, runtime)
             if reason:
                 reasons.setdefault(reason)
-            cells.append(f"no ({list(reasons).index(reason) + 1})" if reason else "yes")
-        lines.append(f"| {scheme.id} | " + " | ".join(cells) + " |")
+            rows[-1].append(f"no ({list(reasons).index(reason) + 1})" if reason else "yes")
+    lines += ["", *table(["scheme", *runtimes()], "l" * (1 + len(runtimes())), rows)]
     lines += ["", *(f"({number}) {reason}" for number, reason in enumerate(reasons, 1))]
     return "\n".join(lines)
 
@@ -183,8 +184,8 @@ def schemes_table() -> str:
     """The catalogue as a Markdown table."""
     from lowbit.schemes import CATALOGUE
 
-    rows = [f"| `{scheme.id}` | {scheme.tool} | {scheme.summary} |" for scheme in CATALOGUE.values()]
-    return "\n".join(["| scheme | tool | what it is |", "|---|---|---|", *rows])
+    rows = [(f"`{scheme.id}`", scheme.tool, scheme.summary) for scheme in CATALOGUE.values()]
+    return "\n".join(table(("scheme", "tool", "what it is"), "lll", rows))
 
 
 def write_report(run: Path) -> Path:

@@ -19,6 +19,7 @@ from lowbit.data.load import load_data
 from lowbit.detector import Detector, declare, find
 from lowbit.errors import InputError
 from lowbit.gate import points
+from lowbit.markdown import table
 from lowbit.measure import latency, metrics, pycocotools_check
 from lowbit.measure.predict import predict
 from lowbit.progress import Progress, Step
@@ -62,14 +63,12 @@ def layers(options: argparse.Namespace, progress: Progress) -> str:
         f"# Convolutions of {detector.name}, weights {options.weight}, inputs {options.activation}, "
         f"{len(calibration.paths)} images, most harmful alone first",
         "",
-        "| rank | convolution | weights | alone: SQNR, dB | agreement | spared: SQNR, dB | agreement |",
-        "|---:|---|---:|---:|---:|---:|---:|",
     ]
-    lines += [
-        f"| {rank} | `{module_of[one.node]}` | {one.parameters} | {one.alone.cells} | {one.spared.cells} |"
+    rows = (
+        (rank, f"`{module_of[one.node]}`", one.parameters, *one.alone.cells, *one.spared.cells)
         for rank, one in enumerate(found, 1)
-    ]
-    return "\n".join(lines)
+    )
+    return "\n".join(lines + table(("rank", "convolution", "weights", *native.HARM_HEADINGS), "rlrrrrr", rows))
 
 
 def search(options: argparse.Namespace, progress: Progress) -> str:
@@ -142,20 +141,22 @@ def search(options: argparse.Namespace, progress: Progress) -> str:
         "",
         f"Times on {host.name(with_gpu=False)}, interleaved with FP32.",
         "",
-        "| MB | bits a weight | drop of agreement, points | speed-up [95 %] | convolutions in "
-        + " / ".join(candidates.offered)
-        + " | |",
-        "|---:|---:|---:|---|---|---|",
     ]
+    kinds_of = f"convolutions in {' / '.join(candidates.offered)}"
+    headings = "MB", "bits a weight", "drop of agreement, points", "speed-up [95 %]", kinds_of, ""
+    cells = []
     for index in sorted(range(len(tried)), key=lambda i: (tried[i].cost, tried[i].drop)):
         kinds = list(tried[index].dtypes.values())
         counts = " / ".join(str(kinds.count(dtype)) for dtype in candidates.offered)
         one, mark = built[index], "**chosen**" if index == chosen else ""
-        lines.append(
-            f"| {one.bytes / 1e6:.2f} | {bits[index]:.2f} | {tried[index].drop * 100:.2f} | "
-            f"{one.ratio:.2f}x [{one.low:.2f}, {one.high:.2f}] | {counts} | {mark} |"
-        )
-    lines += ["", verified["sentence"], f"As a scheme: `pytest --detector {options.detector} --scheme {scheme}`"]
+        sizes = f"{one.bytes / 1e6:.2f}", f"{bits[index]:.2f}", f"{tried[index].drop * 100:.2f}"
+        cells.append((*sizes, f"{one.ratio:.2f}x [{one.low:.2f}, {one.high:.2f}]", counts, mark))
+    lines += [
+        *table(headings, "rrrlll", cells),
+        "",
+        verified["sentence"],
+        f"As a scheme: `pytest --detector {options.detector} --scheme {scheme}`",
+    ]
     return "\n".join([*lines, "", *(str(folder / leaf) for leaf in ("model.onnx", "search.json", "pareto.png"))])
 
 

@@ -15,6 +15,7 @@ from lowbit.data.lists import CalibrationSet, load_calibration
 from lowbit.errors import InputError, LowbitError
 from lowbit.graph.nodes import inputs
 from lowbit.graph.saturation import HIGHEST
+from lowbit.markdown import table
 from lowbit.measure import proof
 from lowbit.measure.emulation import Emulator, Layer
 from lowbit.progress import Progress, Step
@@ -99,11 +100,9 @@ def _report(layers: Sequence[Layer], difference: proof.HeadDifference, images: C
         "",
     ]
     if losing:
-        lines += ["| layer | op | worst sum by its weights | worst seen | output sums that saturated |"]
-        lines += ["|---|---|---:|---:|---:|"]
-        lines += [
-            f"| `{one.name}` | {one.op} | {one.allowed} | {one.seen} | {100 * one.share:.2g} % |" for one in losing
-        ]
+        headings = "layer", "op", "worst sum by its weights", "worst seen", "output sums that saturated"
+        rows = ((f"`{one.name}`", one.op, one.allowed, one.seen, f"{100 * one.share:.2g} %") for one in losing)
+        lines += table(headings, "llrrr", rows)
         lines += ["", f"Raw head without VNNI against with it: SQNR {difference.sqnr_db:.1f} dB."]
     else:
         lines += ["Nothing saturated on these images: the raw head is the same. Others may be brighter."]

@@ -13,6 +13,7 @@ from lowbit.data.detections import Detections
 from lowbit.data.load import load_data
 from lowbit.errors import InputError
 from lowbit.gate import points
+from lowbit.markdown import table
 from lowbit.report.summary import VERDICTS
 from lowbit.results import Entry, Results, Status
 
@@ -149,12 +150,18 @@ def _detections(folder: Path, entry: Entry) -> dict[int, Detections] | None:
 
 
 def _markdown(before: Results, after: Results, changes: list[Change]) -> str:
-    lines = [
-        f"# {before.run_id} to {after.run_id}",
-        "",
-        "| detector | scheme | provider | AP before | AP after | fall, points [95 %] | speed-up | size | verdict |",
-        "|---|---|---|---:|---:|---:|---:|---:|---|",
-    ]
+    headings = (
+        "detector",
+        "scheme",
+        "provider",
+        "AP before",
+        "AP after",
+        "fall, points [95 %]",
+        "speed-up",
+        "size",
+        "verdict",
+    )
+    rows = []
     for change in changes:
         one, two = change.first, change.second
         fall = "" if change.ap is None else points(change.ap)
@@ -163,11 +170,10 @@ def _markdown(before: Results, after: Results, changes: list[Change]) -> str:
         verdict = (
             VERDICTS[two.status] if one.status is two.status else f"{VERDICTS[one.status]} to {VERDICTS[two.status]}"
         )
-        lines.append(
-            f"| {two.detector} | {two.scheme} | {two.provider} | {_number(one.map)} | {_number(two.map)} | {fall} | "
-            f"{'' if change.speed is None else f'x {change.speed:.2f}'} | "
-            f"{'' if change.size is None else f'x {change.size:.2f}'} | {verdict} |"
-        )
+        ratios = (None if ratio is None else f"x {ratio:.2f}" for ratio in (change.speed, change.size))
+        maps = _number(one.map), _number(two.map)
+        rows.append((two.detector, two.scheme, two.provider, *maps, fall, *ratios, verdict))
+    lines = [f"# {before.run_id} to {after.run_id}", "", *table(headings, "lllrrrrrl", rows)]
     lines += ["", *_hosts(before, after, changes)]
     missing = {_key(e) for e in before.entries if e.status is not Status.SKIPPED} - {_key(c.first) for c in changes}
     lines += [

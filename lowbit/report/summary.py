@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from itertools import groupby
 
 from lowbit.gate import points
+from lowbit.markdown import escape, table
 from lowbit.results import CrossCheck, EngineRecord, Entry, RankedLayer, Results, Status, SweepRecord
 from lowbit.runtime import PRECISE
 
@@ -23,7 +24,7 @@ _SHOWN = 6
 
 def markdown(results: Results) -> str:
     """The whole summary."""
-    lines = [f"# lowbit run {results.run_id}", "", *[_escape(line) for line in hosts(results)], ""]
+    lines = [f"# lowbit run {results.run_id}", "", *[escape(line) for line in hosts(results)], ""]
     keyed = sorted(results.entries, key=lambda e: (e.detector, not e.on_default, e.provider))
     for (detector, provider), group in groupby(keyed, key=lambda e: (e.detector, e.provider)):
         entries = list(group)
@@ -59,14 +60,17 @@ def hosts(results: Results) -> list[str]:
 def _section(detector: str, provider: str, entries: Sequence[Entry]) -> list[str]:
     first = next((e for e in entries if e.images), None)
     on = f", {first.images} images of {first.dataset}" if first else ""
-    lines = [
-        f"## {_escape(detector)} on {provider}{on}",
-        "",
-        recommend(entries),
-        "",
-        "| scheme | AP | drop, points [95 % interval] | p50, ms | speed-up | size, MB | integer MACs | verdict |",
-        "|---|---:|---:|---:|---:|---:|---:|---|",
-    ]
+    headings = (
+        "scheme",
+        "AP",
+        "drop, points [95 % interval]",
+        "p50, ms",
+        "speed-up",
+        "size, MB",
+        "integer MACs",
+        "verdict",
+    )
+    rows = []
     for entry in entries:
         drop = "" if entry.drop is None else points(entry.drop)
         if entry.drop_ci:
@@ -78,18 +82,25 @@ def _section(detector: str, provider: str, entries: Sequence[Entry]) -> list[str
             speed += f" [{ci[0]:.2f}, {ci[1]:.2f}]"
         integer = entry.runtime.int8_mac_fraction if entry.runtime else None
         verdict = VERDICTS[entry.status] + (" (expected)" if entry.expected_failure else "")
-        lines.append(
-            f"| {_escape(entry.scheme)} | {_number(entry.map, 4)} | {drop} | "
-            f"{_number(timing.p50 * 1000 if timing else None, 2)} | {speed} | "
-            f"{_number(entry.artifact.bytes / 1e6 if entry.artifact else None, 2)} | "
-            f"{'' if integer is None else f'{integer:.1%}'} | {verdict} |"
+        rows.append(
+            (
+                entry.scheme,
+                _number(entry.map, 4),
+                drop,
+                _number(timing.p50 * 1000 if timing else None, 2),
+                speed,
+                _number(entry.artifact.bytes / 1e6 if entry.artifact else None, 2),
+                None if integer is None else f"{integer:.1%}",
+                verdict,
+            )
         )
-    lines.append("")
+    lines = [f"## {escape(detector)} on {provider}{on}", "", recommend(entries), ""]
+    lines += [*table(headings, "lrrrrrrl", rows), ""]
     for entry in entries:
         why = entry.expected_failure or entry.reason
         if why and entry.status is not Status.PASSED:
-            lines.append(f"- `{_escape(entry.scheme)}`: {_escape(why.splitlines()[0])}")
-    in_name_only = [f"`{_escape(e.scheme)}`" for e in entries if _in_name_only(e)]
+            lines.append(f"- `{escape(entry.scheme)}`: {escape(why.splitlines()[0])}")
+    in_name_only = [f"`{escape(e.scheme)}`" for e in entries if _in_name_only(e)]
     if in_name_only:
         lines.append(
             f"- Integers in name only on this provider, most of the arithmetic ran in float: {', '.join(in_name_only)}"
@@ -109,7 +120,7 @@ def remarks(entry: Entry) -> list[str]:
 
 def _precise(entry: Entry) -> str:
     said = (
-        f"`{_escape(entry.scheme)}` holds sums that this processor's 8-bit kernels lose (it has no VNNI), so it ran with "
+        f"`{escape(entry.scheme)}` holds sums that this processor's 8-bit kernels lose (it has no VNNI), so it ran with "
         f"`{PRECISE[0]}={PRECISE[1]}`"
     )
     timing = entry.latency
@@ -121,27 +132,27 @@ def _precise(entry: Entry) -> str:
 
 def _engine(entry: Entry, engine: EngineRecord, names: int = 5) -> str:
     low, high = engine.speedup_ci
-    layers = ", ".join(f"{count} in {_escape(kind)}" for kind, count in engine.layers.items())
+    layers = ", ".join(f"{count} in {escape(kind)}" for kind, count in engine.layers.items())
     said = (
-        f"`{_escape(entry.scheme)}` as a TensorRT engine: p50 {engine.p50 * 1000:.3f} ms, {engine.speedup:.2f}x "
+        f"`{escape(entry.scheme)}` as a TensorRT engine: p50 {engine.p50 * 1000:.3f} ms, {engine.speedup:.2f}x "
         f"[{low:.2f}, {high:.2f}] its FP32 engine; layers {layers}"
     )
     left = engine.float_convolutions
     if not left or entry.scheme.startswith("fp"):
         return said
-    shown = ", ".join(f"`{_escape(name)}`" for name in left[:names]) + ", ..." * (len(left) > names)
+    shown = ", ".join(f"`{escape(name)}`" for name in left[:names]) + ", ..." * (len(left) > names)
     return f"{said}; {len(left)} convolutions in float: {shown}"
 
 
 def _beside(entry: Entry, found: CrossCheck) -> str:
     low, high = found.ap_interval
     said = (
-        f"`{_escape(entry.scheme)}` beside `{_escape(found.scheme)}`: AP {found.ap_difference * 100:+.2f} points "
+        f"`{escape(entry.scheme)}` beside `{escape(found.scheme)}`: AP {found.ap_difference * 100:+.2f} points "
         f"[{low * 100:+.2f}, {high * 100:+.2f}], "
     )
     if found.speed_ratio is not None and found.speed_interval is not None:
         said += f"{found.speed_ratio:.2f}x [{found.speed_interval[0]:.2f}, {found.speed_interval[1]:.2f}] as fast, "
-    apart = ", ".join(f"`{_escape(name)}`" for name in found.disagreements)
+    apart = ", ".join(f"`{escape(name)}`" for name in found.disagreements)
     return said + f"rank correlation of what convolutions suffer {found.rank_correlation:.2f}, furthest apart {apart}"
 
 
@@ -161,7 +172,7 @@ def recommend(entries: Sequence[Entry]) -> str:
         best = _fast_and_true(faster)
         assert best.latency is not None and best.drop is not None
         return (
-            f"**Ship `{_escape(best.scheme)}`**: {best.latency.speedup:.2f}x FP32 for {points(best.drop)} points of AP; "
+            f"**Ship `{escape(best.scheme)}`**: {best.latency.speedup:.2f}x FP32 for {points(best.drop)} points of AP; "
             "of those within their threshold none is surely faster than it, and among those about as fast it loses least"
             + _caveat(best)
         )
@@ -170,7 +181,7 @@ def recommend(entries: Sequence[Entry]) -> str:
     assert best.drop is not None
     timed = any(e.latency and e.latency.speedup is not None for e in good)
     why = "none of those within their threshold is faster than FP32 here" if timed else "latency was not measured"
-    return f"**`{_escape(best.scheme)}`** loses least ({points(best.drop)} points of AP); {why}" + _caveat(best)
+    return f"**`{escape(best.scheme)}`** loses least ({points(best.drop)} points of AP); {why}" + _caveat(best)
 
 
 def _in_name_only(entry: Entry) -> bool:
@@ -202,16 +213,13 @@ def disagreements(sweep: SweepRecord, count: int = 5) -> list[RankedLayer]:
 def _sweeps(sweeps: Sequence[SweepRecord], top: int = 3) -> list[str]:
     if not sweeps:
         return []
-    lines = ["## Which layers hurt", ""]
-    lines += ["| detector | combination | rank correlation with the graph | AutoQuant's worst | the graph's worst |"]
-    lines += ["|---|---|---:|---|---|"]
+    headings = "detector", "combination", "rank correlation with the graph", "AutoQuant's worst", "the graph's worst"
+    rows = []
     for sweep in sweeps:
         by_graph = sorted(sweep.layers, key=lambda layer: layer.graph_rank)
-        worst = (", ".join(f"`{_escape(one.layer)}`" for one in found[:top]) for found in (sweep.layers, by_graph))
-        lines.append(
-            f"| {_escape(sweep.detector)} | {sweep.combination} | {sweep.rank_correlation:.2f} | {' | '.join(worst)} |"
-        )
-    return [*lines, ""]
+        worst = (", ".join(f"`{one.layer}`" for one in found[:top]) for found in (sweep.layers, by_graph))
+        rows.append((sweep.detector, sweep.combination, f"{sweep.rank_correlation:.2f}", *worst))
+    return ["## Which layers hurt", "", *table(headings, "llrll", rows), ""]
 
 
 def _skips(entries: Sequence[Entry]) -> list[str]:
@@ -222,14 +230,9 @@ def _skips(entries: Sequence[Entry]) -> list[str]:
     if not reasons:
         return []
     lines = ["## Skipped", ""]
-    lines += [f"- {_escape(reason)}: {_escape(', '.join(names))}" for reason, names in reasons.items()]
+    lines += [f"- {escape(reason)}: {escape(', '.join(names))}" for reason, names in reasons.items()]
     return [*lines, ""]
 
 
 def _number(value: float | None, digits: int) -> str:
     return "" if value is None else f"{value:.{digits}f}"
-
-
-def _escape(text: str) -> str:
-    """Keep a text from ending its table cell or becoming HTML."""
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|").replace("\n", " ")

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from lowbit import files
 from lowbit.errors import UnavailableError
+from lowbit.markdown import table
 from lowbit.progress import Progress, Step
 from lowbit.sensitivity import BITS, Combination, config_of, native
 from lowbit.sensitivity.layermap import layer_map
@@ -202,25 +203,15 @@ def write_report(
         },
     )
     lines = [f"# Sensitivity of {facts['detector']}, {combination.id}", "", _sentence(facts, beside), ""]
-    lines += [
-        "| rank | layer | score | parameters | share of weights | rank on the graph | alone: SQNR, dB | agreement | "
-        "spared: SQNR, dB | agreement |",
-        "|---:|---|---:|---:|---:|---:|---:|---:|---:|---:|",
-    ]
+    rows = []
     for number, layer in enumerate(ranking, 1):
-        harm = beside.layers[layer.layer]
-        lines.append(
-            f"| {number} | `{layer.layer}` | {layer.score:.6g} | {layer.parameters} | {layer.share:.2%} | "
-            f"{second[layer.layer]} | {harm.alone.cells} | {harm.spared.cells} |"
-        )
-    lines += [
-        "",
-        "Where the two disagree most:",
-        "",
-        "| layer | rank by AutoQuant | rank on the graph |",
-        "|---|---:|---:|",
-    ]
-    lines += [f"| `{name}` | {one} | {two} |" for name, one, two in beside.opinions.disagreements]
+        harm, own = beside.layers[layer.layer], (f"{layer.score:.6g}", layer.parameters, f"{layer.share:.2%}")
+        rows.append((number, f"`{layer.layer}`", *own, second[layer.layer], *harm.alone.cells, *harm.spared.cells))
+    headings = "rank", "layer", "score", "parameters", "share of weights", "rank on the graph", *native.HARM_HEADINGS
+    lines += table(headings, "rlrrrrrrrr", rows)
+    lines += ["", "Where the two disagree most:", ""]
+    ranks = [(f"`{name}`", one, two) for name, one, two in beside.opinions.disagreements]
+    lines += table(("layer", "rank by AutoQuant", "rank on the graph"), "lrr", ranks)
     files.write_atomic(folder / "layer-sensitivity-report.md", "\n".join(lines) + "\n")
 
 

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 # Largest finite value of float8 E4M3FN (https://onnx.ai/onnx/technical/float8.html).
 _FP8_MAX = 448.0
+# Over the cells of a convolution's harm, alone and spared.
+HARM_HEADINGS = ("alone: SQNR, dB", "agreement", "spared: SQNR, dB", "agreement")
 _STEPS = {"int4": 7, "int8": 127}
 
 
@@ -56,9 +58,9 @@ class Harm:
     agreement: float | None
 
     @property
-    def cells(self) -> str:
-        """For a Markdown table."""
-        return f"{self.sqnr_db:.1f} | {'' if self.agreement is None else f'{self.agreement:.4f}'}"
+    def cells(self) -> tuple[str, str | None]:
+        """For a table."""
+        return f"{self.sqnr_db:.1f}", None if self.agreement is None else f"{self.agreement:.4f}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import importlib.util
 import re
 import shlex
 import subprocess
@@ -79,9 +81,74 @@ def test_all_that_is_installed_is_pinned() -> None:
         for line in (ROOT / "constraints.txt").read_text().splitlines()
         if "==" in line and not line.startswith("#")
     }
-    wanted = {re.sub(r"[-_.]+", "-", re.split(r"[<>=\[]", d)[0]).lower() for d in direct}
+    wanted = {_normal(entry) for entry in direct}
     assert wanted <= pins, wanted - pins
     assert "onnxruntime" not in pins
+
+
+# Distributions that install modules of another name.
+DISTRIBUTIONS = {
+    "PIL": "pillow",
+    "cv2": "opencv-python",
+    "google": "protobuf",
+    "lightning_fabric": "lightning-fabric",
+    "ml_dtypes": "ml-dtypes",
+    "modelopt": "nvidia-modelopt",
+    "onnx_neural_compressor": "onnx-neural-compressor",
+    "onnxruntime": "onnxruntime-gpu",
+    "pynvml": "nvidia-ml-py",
+    "tensorrt": "tensorrt-cu13",
+    "yaml": "pyyaml",
+}
+# What a package that lowbit imports needs and does not ask for: the module, and the package that imports it.
+NEEDED_BY = {
+    "huggingface_hub": "modelopt",
+    "cppimport": "modelopt",
+    "lief": "modelopt",
+    "onnx_graphsurgeon": "modelopt",
+    "onnxconverter_common": "modelopt",
+    "onnxscript": "modelopt",
+    "polygraphy": "modelopt",
+    "onnxoptimizer": "brevitas",
+}
+PYTEST_PLUGINS = {"pytest-benchmark", "pytest-xdist"}
+# Installed by hand: its metadata ask for NumPy 1, so an extra with it could not be installed.
+BY_HAND = {"onnx-neural-compressor"}
+
+
+def test_what_is_imported_is_listed_and_what_is_listed_is_used() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = {name: {_normal(entry) for entry in entries} for name, entries in project["optional-dependencies"].items()}
+    development = extras.pop("dev")
+    listed = {_normal(entry) for entry in project["dependencies"]}.union(*extras.values())
+    imported = {DISTRIBUTIONS.get(name, name) for name in _imports("lowbit", "fixtures")}
+    assert imported - listed == BY_HAND
+    assert listed - imported == {_normal(name) for name in NEEDED_BY} | PYTEST_PLUGINS
+    assert not imported & development
+
+
+@pytest.mark.parametrize(("module", "package"), NEEDED_BY.items())
+def test_what_is_listed_for_another_package_is_imported_by_it(module: str, package: str) -> None:
+    places = importlib.util.find_spec(package).submodule_search_locations  # type: ignore[union-attr]
+    pattern = re.compile(rf"^\s*(import|from) {module}\b", re.MULTILINE)
+    files = (path for place in places or () for path in Path(place).rglob("*.py"))
+    assert any(pattern.search(path.read_text(encoding="utf-8")) for path in files)
+
+
+def _normal(requirement: str) -> str:
+    return re.sub(r"[-_.]+", "-", re.split(r"[<>=\[]", requirement)[0]).lower()
+
+
+def _imports(*folders: str) -> set[str]:
+    """The top-level names that the modules of folders import from others, anywhere in their code."""
+    found = set()
+    for path in (path for folder in folders for path in (ROOT / folder).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                found.add(str(node.module).partition(".")[0])
+    return found - sys.stdlib_module_names - set(folders)
 
 
 def test_every_name_in_readme_is_one() -> None:
