@@ -25,7 +25,7 @@ from lowbit.data.dataset import Dataset
 from lowbit.data.detections import Detections
 from lowbit.data.letterbox import InputSpec, preprocess
 from lowbit.data.lists import CalibrationSet
-from lowbit.detector import Detector, registry
+from lowbit.detector import Detector, registry, torch_module
 from lowbit.detector.head import Head
 from lowbit.measure.metrics import evaluate
 from lowbit.quantize import Job, mixed
@@ -71,9 +71,11 @@ METHODS: dict[str, Method] = {
 }
 
 
-def kept_at_eight(detector: Detector, calibration: CalibrationSet, teacher: layers.RawHead, budget: float) -> set[str]:
+def kept_at_eight(
+    detector: Detector, calibration: CalibrationSet, teacher: torch_module.RawHead, budget: float
+) -> set[str]:
     """The convolutions that a scheme with this budget keeps at 8 bits."""
-    names = {name.removeprefix("model."): name for name in layers.convolutions(teacher)}
+    names = {name.removeprefix("model."): name for name in torch_module.convolutions(teacher)}
     with tempfile.TemporaryDirectory() as folder:
         job = Job(
             scheme="benchmark",
@@ -90,10 +92,10 @@ def kept_at_eight(detector: Detector, calibration: CalibrationSet, teacher: laye
     return {names[name] for name in chosen}
 
 
-def in_blocks(network: layers.RawHead, size: int) -> float:
+def in_blocks(network: torch_module.RawHead, size: int) -> float:
     """Round to 4 bits with a least-squares scale for every ``size`` input channels of every output channel and kernel
     position, ``DequantizeLinear``'s blocks along axis 1; returns the average weight bits."""
-    found = layers.convolutions(network).values()
+    found = torch_module.convolutions(network).values()
     scales = 0
     for conv in found:
         out, channels, *kernel = conv.weight.shape
@@ -107,10 +109,12 @@ def in_blocks(network: layers.RawHead, size: int) -> float:
     return 4 + 32 * scales / sum(conv.weight.numel() for conv in found)
 
 
-def reconstruct(network: layers.RawHead, teacher: layers.RawHead, pictures: Sequence[np.ndarray], unit: str) -> None:
+def reconstruct(
+    network: torch_module.RawHead, teacher: torch_module.RawHead, pictures: Sequence[np.ndarray], unit: str
+) -> None:
     """AdaRound (https://arxiv.org/abs/2004.10568) or BRECQ (https://arxiv.org/abs/2102.05426): unit by unit, move weights
     within half a step so that the unit's output on what the quantized units before it give is the float one's."""
-    found = list(layers.convolutions(network))
+    found = list(torch_module.convolutions(network))
     if unit == "block":
         head = len(network.model.model) - 1
         # A module of the graph, or of the head one branch at one stride.
@@ -145,8 +149,8 @@ def reconstruct(network: layers.RawHead, teacher: layers.RawHead, pictures: Sequ
 
 
 def quantize(
-    detector: Detector, teacher: layers.RawHead, calibration: CalibrationSet, method: Method
-) -> tuple[layers.RawHead, float]:
+    detector: Detector, teacher: torch_module.RawHead, calibration: CalibrationSet, method: Method
+) -> tuple[torch_module.RawHead, float]:
     """One method's network and its average weight bits."""
     network = copy.deepcopy(teacher)
     if isinstance(method.scales, int):
@@ -162,14 +166,14 @@ def quantize(
         reconstruct(network, teacher, pictures, method.reconstruct)
     if method.correct:
         correct_biases(network, pictures)
-    found = layers.convolutions(network)
+    found = torch_module.convolutions(network)
     scale_count = sum(c.out_channels if method.scales == "channel" else 1 for c in found.values())
     total = sum(conv.weight.numel() for conv in found.values())
     bits = sum(conv.weight.numel() * (8 if name in eight else 4) for name, conv in found.items()) + 32 * scale_count
     return network.eval(), bits / total
 
 
-def measure(network: layers.RawHead, dataset: Dataset, head: Head) -> float:
+def measure(network: torch_module.RawHead, dataset: Dataset, head: Head) -> float:
     """AP on a data set, by torch, end to end."""
     found: dict[int, Detections] = {}
     with torch.inference_mode():
@@ -190,7 +194,7 @@ def main() -> None:
     data: Path = default_root() / "data"
     dataset, calibration = detector.load_data(data), detector.load_calibration(data)
     calibration = calibration.first(PICTURES)
-    teacher = layers.fused(detector)
+    teacher = torch_module.fused(detector)
     print(f"{detector.name}, {len(dataset.images)} images of {dataset.name}; {len(calibration.paths)} for calibration")
     print("| method | weight bits | AP | minutes |\n|---|---:|---:|---:|")
     print(f"| float | 32 | {measure(teacher, dataset, detector.head):.4f} | |", flush=True)

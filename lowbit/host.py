@@ -1,9 +1,10 @@
-"""What numbers depend on beside the code: the processor, as the kernel describes it, and the NVIDIA GPU in use, as its
-driver's library (NVML, read only) does."""
+"""What numbers depend on beside the code: the processor, as the kernel describes it, the NVIDIA GPU in use, as its
+driver's library (NVML, read only) does, and the versions of installed packages."""
 
 from __future__ import annotations
 
 import functools
+import importlib.metadata
 import os
 import platform
 from collections import defaultdict
@@ -332,3 +333,10 @@ def _board(nvml: Any, device: Any) -> Any:
     if _answer(nvml, "nvmlDeviceIsMigDeviceHandle", device):
         return _answer(nvml, "nvmlDeviceGetDeviceHandleFromMigDeviceHandle", device) or device
     return device
+
+
+def package_version(package: str) -> str | None:
+    """The installed version of a package, or None."""
+    with suppress(importlib.metadata.PackageNotFoundError):
+        return importlib.metadata.version(package)
+    return None

@@ -296,14 +296,12 @@ def environment() -> dict[str, Any]:
     """Python, packages, processor, GPU and providers of this machine."""
     import onnxruntime
 
-    from lowbit.store.key import version
-
     gpu = host.gpu()
     names = ["lowbit", "onnx", "nvidia-modelopt", "torch", "ultralytics", "brevitas", "numpy", "opencv-python"]
     names += dict.fromkeys(package for runtime in runtimes().values() for package in runtime.packages)
     return {
         "python": platform.python_version(),
-        "packages": {name: version(name) for name in (*names, "pytest-benchmark")},
+        "packages": {name: host.package_version(name) for name in (*names, "pytest-benchmark")},
         "host": host.name(),
         "cpu": dataclasses.asdict(host.processor()),
         "gpu": dataclasses.asdict(gpu) if gpu else None,

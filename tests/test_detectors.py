@@ -64,9 +64,9 @@ def test_both_heads_say_the_same(workbench: Workbench, name: str) -> None:
     detector = find(workbench, name)
     import torch
 
-    from lowbit.quantize.qat import layers
+    from lowbit.detector import torch_module
 
-    network = layers.fused(detector)
+    network = torch_module.fused(detector)
     raw = Raw(detector.head.sides, detector.head.classes)
     session = runtime.open_session(workbench.artifact(name, CATALOGUE["fp32"]).path, runtime.SessionOptions())
     dataset = detector.load_data(workbench.store.data)

@@ -30,6 +30,7 @@ def test_brevitas_own_graph_has_parity_or_is_refused(
     """Signed activations, narrow weights, initializers that may be overridden: 0.39 AP becomes 0.03 on 1.24.4."""
     from brevitas.quant.scaled_int import Int8ActPerTensorFloat, Int8WeightPerChannelFloat
 
+    from lowbit.detector import torch_module
     from lowbit.quantize.qat import layers
 
     try:
@@ -38,7 +39,11 @@ def test_brevitas_own_graph_has_parity_or_is_refused(
         pytest.skip(str(error))
     monkeypatch.setattr(layers, "ShiftedUint8ActPerTensorFloat", Int8ActPerTensorFloat)
     monkeypatch.setitem(layers._WEIGHTS, (8, "channel"), Int8WeightPerChannelFloat)
-    network, calibration, path = layers.fused(detector), workbench.calibration("yolov10n"), tmp_path / "signed.onnx"
+    network, calibration, path = (
+        torch_module.fused(detector),
+        workbench.calibration("yolov10n"),
+        tmp_path / "signed.onnx",
+    )
     settings = {"weight_bits": 8, "activation_bits": 8, "scales": "channel"}
     layers.quantize_convolutions(network, settings, set())
     layers.calibrate(network, calibration.first(4).batches(detector.input), fresh=False)

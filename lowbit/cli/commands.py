@@ -159,12 +159,13 @@ def doctor() -> str:
 def examine(artifact: Path | None, images: Path | None, progress: Progress) -> str:
     """What :func:`lowbit.measure.diagnosis.diagnose` finds."""
     from lowbit.measure.diagnosis import diagnose
+    from lowbit.store.store import Store, default_root
 
     if artifact is None:
         raise InputError(
             "doctor --images: needs the .onnx file that is run on them: lowbit doctor ARTIFACT --images LIST."
         )
-    return diagnose(artifact, images, progress)
+    return diagnose(artifact, images, Store(default_root()).data, progress)
 
 
 def _int8_kernels(processor: Processor) -> str:

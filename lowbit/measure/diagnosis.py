@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 IMAGES = 8
 
 
-def diagnose(path: Path, images: Path | None, progress: Progress) -> str:
+def diagnose(path: Path, images: Path | None, data: Path, progress: Progress) -> str:
     """Which layers of an ONNX file saturate without VNNI, and what that changes, as Markdown.
 
     ``images``: a list of images; the first :data:`IMAGES` of them are run. Without, those that the bundled detector is
-    calibrated on, if they are of the file's size.  Raises :class:`InputError` for a file
+    calibrated on, if they are of the file's size, kept in the folder ``data``.  Raises :class:`InputError` for a file
     that is no ONNX model, runs nothing in integers or takes no images of a fixed size.
     """
     model = graph.load(path)
@@ -44,7 +44,7 @@ def diagnose(path: Path, images: Path | None, progress: Progress) -> str:
             "processors with VNNI and without."
         )
     spec = _input(path, model)
-    chosen = _images(path, spec, images)
+    chosen = _images(path, spec, images, data)
     heads: tuple[list[NDArray[np.float32]], list[NDArray[np.float32]]] = ([], [])
     for number, tensor in enumerate(chosen.batches(spec), 1):
         for vnni, head in zip((True, False), heads, strict=True):
@@ -77,9 +77,8 @@ def _input(path: Path, model: onnx.ModelProto) -> InputSpec:
     return InputSpec(*dims[2:])
 
 
-def _images(path: Path, spec: InputSpec, images: Path | None) -> CalibrationSet:
+def _images(path: Path, spec: InputSpec, images: Path | None, data: Path) -> CalibrationSet:
     from lowbit.detector import find
-    from lowbit.store.store import Store, default_root
 
     if images is not None:
         return load_calibration(images.resolve()).first(IMAGES)
@@ -89,7 +88,7 @@ def _images(path: Path, spec: InputSpec, images: Path | None) -> CalibrationSet:
             f"{path}: takes images of {spec.height} x {spec.width} pixels, and the bundled ones have {bundled.input.size}. "
             "Name images like those of deployment: --images calibration.txt, one path a line."
         )
-    return bundled.load_calibration(Store(default_root()).data).first(IMAGES)
+    return bundled.load_calibration(data).first(IMAGES)
 
 
 def _report(layers: Sequence[Layer], difference: proof.HeadDifference, images: CalibrationSet) -> list[str]:

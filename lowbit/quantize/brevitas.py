@@ -46,6 +46,7 @@ def build(job: Job) -> dict[str, Any]:
     """Quantize the detector of ``job`` in torch and write its QCDQ graph, four-bit weights as INT4."""
     import onnx
 
+    from lowbit.detector import torch_module
     from lowbit.graph import qcdq
     from lowbit.quantize import mixed
     from lowbit.quantize.gptq import compensate
@@ -53,7 +54,7 @@ def build(job: Job) -> dict[str, Any]:
 
     settings = job.settings
     detector = rebuild(job.source, job.identity, trust=job.trust)
-    teacher = layers.fused(detector)
+    teacher = torch_module.fused(detector)
     student = copy.deepcopy(teacher)
     info: dict[str, Any] = {}
     eight: set[str] = set()
@@ -61,7 +62,7 @@ def build(job: Job) -> dict[str, Any]:
         manifest = json.loads((job.start / MANIFEST).read_text(encoding="utf-8"))
         eight = set(manifest["eight_bit_convolutions"])
     elif mixed.SETTINGS & settings.keys():
-        names = {name.removeprefix("model."): name for name in layers.convolutions(teacher)}
+        names = {name.removeprefix("model."): name for name in torch_module.convolutions(teacher)}
         chosen, info["sensitivity"] = mixed.eight_bit_modules(job, detector, list(names))
         eight = {names[name] for name in chosen}
     info["eight_bit_convolutions"] = sorted(eight)

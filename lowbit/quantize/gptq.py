@@ -17,8 +17,8 @@ from brevitas.graph.calibrate import bias_correction_mode
 from brevitas.graph.gptq import gptq_mode
 from numpy.typing import NDArray
 
+from lowbit.detector.torch_module import RawHead
 from lowbit.progress import Progress, Step
-from lowbit.quantize.qat.layers import RawHead
 
 
 def compensate(network: RawHead, pictures: Sequence[NDArray[np.float32]], progress: Progress) -> None:

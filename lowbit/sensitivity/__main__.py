@@ -21,13 +21,13 @@ _GRAPH_PICTURES = 4
 
 def measure(request: dict[str, Any], folder: Path, progress: Progress) -> dict[str, Any]:
     """Score one combination."""
-    from lowbit.quantize.qat import layers
+    from lowbit.detector.torch_module import fused
 
     identity = request["identity"]
     with tempfile.TemporaryDirectory() as private:
         source = take(Path(request["source"]), identity, Path(private))
         detector = rebuild(source, identity, trust=request["trust"])
-        network = layers.fused(detector)
+        network = fused(detector)
     pictures = CalibrationSet(folder, tuple(map(Path, request["calibration"])))
     combination = find(request["combination"])
     progress(Step("calibrating"))

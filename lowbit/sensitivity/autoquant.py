@@ -32,7 +32,7 @@ from lowbit.sensitivity.native import LayerHarm, Opinions
 if TYPE_CHECKING:
     import torch
 
-    from lowbit.quantize.qat.layers import RawHead
+    from lowbit.detector.torch_module import RawHead
 
 STATE = "autoquant_state.pt"
 CONFIDENT = 0.25
@@ -119,7 +119,7 @@ def measure(
 
 
 def _convolutions(network: RawHead) -> dict[str, int]:
-    from lowbit.quantize.qat.layers import convolutions
+    from lowbit.detector.torch_module import convolutions
 
     return {name.removeprefix("model."): conv.weight.numel() for name, conv in convolutions(network).items()}
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from lowbit import files, worker
+from lowbit import files, host, worker
 from lowbit.data.letterbox import InputSpec
 from lowbit.data.lists import CalibrationSet
 from lowbit.detector import Detector
@@ -29,7 +29,6 @@ from lowbit.progress import Progress
 from lowbit.results import RankedLayer, SweepRecord
 from lowbit.sensitivity import Combination, autoquant
 from lowbit.sensitivity import find as find_combination
-from lowbit.store.key import version
 
 MANIFEST, REPORT, INDEX = "quant_manifest.json", "layer-sensitivity-report.json", "index.json"
 TOP = 10
@@ -58,7 +57,7 @@ class Sweep:
             "images": len(self.calibration.paths),
             "calibration": self.calibration.digest,
             "size": self.size,
-            "tool_versions": {name: version(name) for name in autoquant.packages()},
+            "tool_versions": {name: host.package_version(name) for name in autoquant.packages()},
         }
 
     @property

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from lowbit import files
+from lowbit import files, host
 from lowbit.artifact import Artifact
 from lowbit.data.letterbox import InputSpec
 from lowbit.quantize import module_of, tool
@@ -51,7 +49,7 @@ class BuildRequest:
         """What the key is made of, and what the manifest says: everything that shapes the artifact, by its content. No
         path is among it, so machines can share artifacts."""
         code = self._code
-        versions = {**{name: version(name) for name in tool(self.tool).PACKAGES}, **code.packages}
+        versions = {**{name: host.package_version(name) for name in tool(self.tool).PACKAGES}, **code.packages}
         return {
             "code": code.digest,
             "scheme": self.scheme,
@@ -75,10 +73,3 @@ class BuildRequest:
     def key(self) -> str:
         """SHA-256 of the ingredients, shortened to 40 hexadecimal digits."""
         return files.digest(self.ingredients)[:40]
-
-
-def version(package: str) -> str | None:
-    """The installed version of a package, or None."""
-    with suppress(importlib.metadata.PackageNotFoundError):
-        return importlib.metadata.version(package)
-    return None

@@ -11,6 +11,7 @@ import pytest
 from tests.unit.lazily import lazily
 
 torch, layers = lazily("torch"), lazily("lowbit.quantize.qat.layers")
+torch_module = lazily("lowbit.detector.torch_module")
 compensation, networks = lazily("lowbit.quantize.gptq"), lazily("tests.unit.networks")
 
 
@@ -45,10 +46,10 @@ def test_it_loses_less_than_rounding_to_nearest(pictures: list[np.ndarray]) -> N
     # On the pictures that it was given, no channel's mean is off.
     means = error[:4].mean((0, 2, 3)).abs(), before[:4].mean((0, 2, 3)).abs()
     assert float(means[0].max()) < 0.05 * float(means[1].max())
-    for name, layer in layers.convolutions(compensated).items():
+    for name, layer in torch_module.convolutions(compensated).items():
         # Rounded already: quantizing again changes nothing.
         assert torch.allclose(layer.quant_weight().value, layer.weight, atol=1e-6), name
-        assert not torch.equal(layer.weight, layers.convolutions(original)[name].weight)
+        assert not torch.equal(layer.weight, torch_module.convolutions(original)[name].weight)
         assert int(layer.quant_weight().bit_width) == (8 if name == "depthwise" else 4)
     assert any("convolution 3 of 3" in line for line in seen)
     assert not any("weight_orig" in name for name in compensated.state_dict())

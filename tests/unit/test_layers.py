@@ -17,6 +17,7 @@ from lowbit.graph import qcdq
 from tests.unit.lazily import lazily
 
 torch, layers = lazily("torch"), lazily("lowbit.quantize.qat.layers")
+torch_module = lazily("lowbit.detector.torch_module")
 
 SIZE = 64
 SETTINGS = {"weight_bits": 4, "activation_bits": 16, "scales": "channel"}
@@ -26,7 +27,7 @@ pytestmark = pytest.mark.xdist_group("layers")
 
 
 @pytest.fixture(scope="module")
-def original() -> layers.RawHead:
+def original() -> torch_module.RawHead:
     """YOLOv10n's architecture for three classes with seeded random weights, fused."""
     from ultralytics.nn.tasks import DetectionModel
 
@@ -34,7 +35,7 @@ def original() -> layers.RawHead:
     model: Any = DetectionModel("yolov10n.yaml", nc=3, verbose=False)
     model.eval().model[-1].end2end = True
     model.fuse(verbose=False)
-    return layers.RawHead(model).eval()
+    return torch_module.RawHead(model).eval()
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,9 @@ def picture() -> np.ndarray:
     return np.random.default_rng(0).random((1, 3, SIZE, SIZE), np.float32)
 
 
-def quantized(original: layers.RawHead, picture: np.ndarray, eight: set[str] = frozenset(), **changes: Any) -> Any:  # type: ignore[assignment]
+def quantized(
+    original: torch_module.RawHead, picture: np.ndarray, eight: set[str] = frozenset(), **changes: Any
+) -> Any:  # type: ignore[assignment]
     """A copy of its own for every test of what is calibrated once, for that takes seconds."""
     settings = {**SETTINGS, **changes}
     key = (id(original), picture.tobytes(), frozenset(eight), *settings.items())
@@ -54,11 +57,11 @@ def quantized(original: layers.RawHead, picture: np.ndarray, eight: set[str] = f
 
 
 def by_name(network: Any) -> dict[str, Any]:
-    return dict(layers.convolutions(network))
+    return dict(torch_module.convolutions(network))
 
 
-def test_every_convolution_but_the_dfl_is_quantized(original: layers.RawHead, picture: np.ndarray) -> None:
-    before, after = layers.convolutions(original), by_name(quantized(original, picture))
+def test_every_convolution_but_the_dfl_is_quantized(original: torch_module.RawHead, picture: np.ndarray) -> None:
+    before, after = torch_module.convolutions(original), by_name(quantized(original, picture))
     assert list(before) == list(after) and len(before) > 60
     assert not any("dfl" in name for name in after)
     for name, conv in before.items():
@@ -68,23 +71,23 @@ def test_every_convolution_but_the_dfl_is_quantized(original: layers.RawHead, pi
         assert after[name].weight.requires_grad
 
 
-def depthwise(network: layers.RawHead) -> set[str]:
-    return {name for name, conv in layers.convolutions(network).items() if conv.groups > 1}
+def depthwise(network: torch_module.RawHead) -> set[str]:
+    return {name for name, conv in torch_module.convolutions(network).items() if conv.groups > 1}
 
 
-def test_named_convolutions_keep_eight_bits(original: layers.RawHead, picture: np.ndarray) -> None:
+def test_named_convolutions_keep_eight_bits(original: torch_module.RawHead, picture: np.ndarray) -> None:
     eight = depthwise(original)
-    assert 5 < len(eight) < len(layers.convolutions(original))
+    assert 5 < len(eight) < len(torch_module.convolutions(original))
     for name, conv in by_name(quantized(original, picture, eight)).items():
         codes = conv.quant_weight().int()
         assert int(codes.max()) > 7 if name in eight else int(codes.abs().max()) <= 8, name
 
 
-def test_scales_are_least_squares(original: layers.RawHead, picture: np.ndarray) -> None:
+def test_scales_are_least_squares(original: torch_module.RawHead, picture: np.ndarray) -> None:
     """At most 2 % above the least error of 2000 scales, channel by channel."""
     name = "model.model.2.cv1.conv"
     layer = by_name(quantized(original, picture))[name]
-    weight = layers.convolutions(original)[name].weight.detach().numpy()
+    weight = torch_module.convolutions(original)[name].weight.detach().numpy()
     scales = layer.quant_weight().scale.detach().numpy().ravel()
     assert scales.shape == (weight.shape[0],)
 
@@ -98,10 +101,10 @@ def test_scales_are_least_squares(original: layers.RawHead, picture: np.ndarray)
     assert max(worse) < 1.02
 
 
-def test_a_tensor_scale_is_the_largest_weight(original: layers.RawHead, picture: np.ndarray) -> None:
+def test_a_tensor_scale_is_the_largest_weight(original: torch_module.RawHead, picture: np.ndarray) -> None:
     name = "model.model.2.cv1.conv"
     layer = by_name(quantized(original, picture, scales="tensor"))[name]
-    weight = layers.convolutions(original)[name].weight.detach()
+    weight = torch_module.convolutions(original)[name].weight.detach()
     scale = layer.quant_weight().scale.detach()
     assert scale.numel() == 1
     assert float(scale) == pytest.approx(float(weight.abs().max()) / 8, rel=0.15)
@@ -109,7 +112,7 @@ def test_a_tensor_scale_is_the_largest_weight(original: layers.RawHead, picture:
     assert torch.allclose(layer.quant_weight().value, expected)
 
 
-def test_bounded_weights_round_up_or_down_only(original: layers.RawHead, picture: np.ndarray) -> None:
+def test_bounded_weights_round_up_or_down_only(original: torch_module.RawHead, picture: np.ndarray) -> None:
     network = quantized(original, picture)
     bound = layers.Reach(network, 0.5)
     torch.manual_seed(1)
@@ -120,7 +123,7 @@ def test_bounded_weights_round_up_or_down_only(original: layers.RawHead, picture
             parameter.add_(0.1 * torch.randn_like(parameter) * parameter.abs().mean())
         bound(network)
         for name, layer in by_name(network).items():
-            start = layers.convolutions(original)[name].weight
+            start = torch_module.convolutions(original)[name].weight
             found = layer.quant_weight()
             inside = (start / found.scale >= -8) & (start / found.scale <= 7)
             assert bool(((found.value - start).abs() <= found.scale * 1.001)[inside].all()), name
@@ -128,7 +131,9 @@ def test_bounded_weights_round_up_or_down_only(original: layers.RawHead, picture
     assert moved > 100
 
 
-def test_more_bits_for_a_while_are_finer_steps_of_the_same_range(original: layers.RawHead, picture: np.ndarray) -> None:
+def test_more_bits_for_a_while_are_finer_steps_of_the_same_range(
+    original: torch_module.RawHead, picture: np.ndarray
+) -> None:
     eight = depthwise(original)
     network = quantized(original, picture, eight)
     before = {name: layer.quant_weight() for name, layer in by_name(network).items()}
@@ -156,7 +161,9 @@ def test_more_bits_for_a_while_are_finer_steps_of_the_same_range(original: layer
 
 
 @pytest.mark.parametrize("activation_bits", [16, 8])
-def test_export_computes_what_the_module_does(original: layers.RawHead, tmp_path: Path, activation_bits: int) -> None:
+def test_export_computes_what_the_module_does(
+    original: torch_module.RawHead, tmp_path: Path, activation_bits: int
+) -> None:
     # On most pictures some rounding of an input flips between torch and ONNX Runtime, which leaves 20 dB; not on this one.
     picture = np.random.default_rng(1).random((1, 3, SIZE, SIZE), np.float32)
     eight = depthwise(original)
@@ -185,7 +192,7 @@ def test_export_computes_what_the_module_does(original: layers.RawHead, tmp_path
         layers.check_parity(network, model, [picture], quantized_inputs=quantize_inputs)
 
 
-def test_eight_bits_are_close_to_the_float_module(original: layers.RawHead, picture: np.ndarray) -> None:
+def test_eight_bits_are_close_to_the_float_module(original: torch_module.RawHead, picture: np.ndarray) -> None:
     network = quantized(original, picture, weight_bits=8, activation_bits=8)
     with torch.inference_mode():
         _, boxes, _ = network(torch.from_numpy(picture))
@@ -193,7 +200,7 @@ def test_eight_bits_are_close_to_the_float_module(original: layers.RawHead, pict
     assert float((boxes - expected).square().mean() / expected.var()) < 0.02
 
 
-def test_the_detection_loss_prefers_the_truth(original: layers.RawHead) -> None:
+def test_the_detection_loss_prefers_the_truth(original: torch_module.RawHead) -> None:
     """A raw head that says the labelled box at its anchor has less loss than one that says another."""
     network = copy.deepcopy(original)
     loss = layers.DetectionLoss(network)
@@ -217,7 +224,7 @@ def test_the_detection_loss_prefers_the_truth(original: layers.RawHead) -> None:
     assert values[0] < values[1] and values[0] < values[2]
 
 
-def test_inputs_in_neck_and_head_keep_their_whole_range(original: layers.RawHead, picture: np.ndarray) -> None:
+def test_inputs_in_neck_and_head_keep_their_whole_range(original: torch_module.RawHead, picture: np.ndarray) -> None:
     pictures = [picture, 0.2 * picture]
     network = copy.deepcopy(original)
     layers.quantize_convolutions(network, {**SETTINGS, "weight_bits": 8, "activation_bits": 8}, set())
@@ -242,7 +249,7 @@ def test_inputs_in_neck_and_head_keep_their_whole_range(original: layers.RawHead
     assert min(part[name] / whole[name] for name in whole.keys() & backbone) < 0.9
 
 
-def test_ranges_are_those_of_the_rounded_network(original: layers.RawHead, picture: np.ndarray) -> None:
+def test_ranges_are_those_of_the_rounded_network(original: torch_module.RawHead, picture: np.ndarray) -> None:
     """Learnt weights lie anywhere in their step; the network that ships has the rounded ones."""
     network = copy.deepcopy(original)
     layers.quantize_convolutions(network, {**SETTINGS, "weight_bits": 4, "activation_bits": 8}, set())
@@ -260,7 +267,7 @@ def test_ranges_are_those_of_the_rounded_network(original: layers.RawHead, pictu
 
 
 def test_saved_weights_start_a_network_with_quantized_inputs(
-    original: layers.RawHead, picture: np.ndarray, tmp_path: Path
+    original: torch_module.RawHead, picture: np.ndarray, tmp_path: Path
 ) -> None:
     eight = depthwise(original)
     first = quantized(original, picture, eight)

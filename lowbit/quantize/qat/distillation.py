@@ -34,6 +34,7 @@ from lowbit.data.detections import Detections
 from lowbit.data.images import read_image
 from lowbit.data.letterbox import PAD_VALUE, InputSpec, preprocess
 from lowbit.data.pseudo_labels import confident
+from lowbit.detector.torch_module import Raw
 from lowbit.errors import BuildError, InputError
 from lowbit.measure.metrics import DEPLOYED_CONFIDENCE, evaluate
 from lowbit.progress import Progress, Step
@@ -43,9 +44,6 @@ _KEPT_BYTES = 2**30
 _HELD_OUT = 36
 _SAVE_EVERY = 25
 _COLUMNS = ("step", "classes", "boxes", "features", "held_out", "agreement")
-# What a raw detector gives: neck features [n, c, h, w] a stride, box logits [n, 4 * reg_max, anchors], class logits
-# [n, classes, anchors].
-Raw = tuple[list[Tensor], Tensor, Tensor]
 # Ultralytics' form of labels: "batch_idx" [n], "cls" [n, 1], "bboxes" [n, 4] centre and extent as fractions.
 Targets = dict[str, Tensor]
 State = dict[str, Tensor]

@@ -19,12 +19,12 @@ from torch import Tensor, nn
 
 from lowbit.data.detections import Detections
 from lowbit.data.letterbox import InputSpec, preprocess
-from lowbit.detector import Detector
 from lowbit.detector.checkpoint import OPSET
 from lowbit.detector.head import Head
-from lowbit.errors import BuildError, UnavailableError
+from lowbit.detector.torch_module import Raw, RawHead, convolutions
+from lowbit.errors import BuildError
 from lowbit.measure.proof import HeadDifference, compare_heads, raw_heads
-from lowbit.quantize.qat.distillation import Raw, Targets
+from lowbit.quantize.qat.distillation import Targets
 from lowbit.runtime import SessionOptions
 
 MAX_OF_RANGE = 1e-3
@@ -62,49 +62,6 @@ _WEIGHTS = {
 }
 
 
-class RawHead(nn.Module):
-    """An Ultralytics detector up to its raw head, the one-to-one head where it has two."""
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model = model
-
-    @property
-    def branches(self) -> dict[str, Any]:
-        """The head's box and class branches, one module a stride each."""
-        head = self.model.model[-1]
-        found: dict[str, Any] = head.one2one if head.end2end else head.one2many
-        return found
-
-    def features(self, images: Tensor) -> list[Tensor]:
-        """Images float [n, 3, h, w] to the neck's features, one [n, c, h / stride, w / stride] a stride."""
-        seen: list[Any] = []
-        x: Any = images
-        for layer in self.model.model[:-1]:
-            if layer.f != -1:
-                x = seen[layer.f] if isinstance(layer.f, int) else [x if j == -1 else seen[j] for j in layer.f]
-            x = layer(x)
-            seen.append(x)
-        return [seen[j] for j in self.model.model[-1].f]
-
-    def forward(self, images: Tensor) -> Raw:
-        """Images to neck features, box logits and class logits."""
-        features = self.features(images)
-        raw = self.model.model[-1].forward_head(features, **self.branches)
-        return features, raw["boxes"], raw["scores"]
-
-
-def fused(detector: Detector) -> RawHead:
-    """The detector with its BatchNorm folded, as the FP32 export has it, in evaluation mode.
-
-    Raises :class:`UnavailableError` for a head without distribution focal loss, which recovery compares.
-    """
-    model = detector.fused_module()
-    if model.model[-1].reg_max < 2:
-        raise UnavailableError(f"{detector.name}: its head has no distribution focal loss; only such are supported.")
-    return RawHead(model).eval()
-
-
 def quantize_convolutions(network: RawHead, settings: Mapping[str, Any], eight: Collection[str]) -> None:
     """Replace every convolution of a fused detector but the DFL's by a quantized one with its weights.
 
@@ -130,14 +87,6 @@ def quantize_convolutions(network: RawHead, settings: Mapping[str, Any], eight: 
             layer.bias.data.copy_(conv.bias.data)
         parent, _, child = name.rpartition(".")
         setattr(network.get_submodule(parent), child, layer)
-
-
-def convolutions(network: RawHead) -> dict[str, nn.Conv2d]:
-    """Every convolution by its module name, in the order of the modules; not the distribution focal loss'."""
-    from ultralytics.nn.modules.block import DFL
-
-    bins = {id(module.conv) for module in network.modules() if isinstance(module, DFL)}
-    return {n: m for n, m in network.named_modules() if isinstance(m, nn.Conv2d) and id(m) not in bins}
 
 
 def neck_and_head(network: RawHead) -> set[str]:

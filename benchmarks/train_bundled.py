@@ -1,4 +1,4 @@
-"""Train shapes10n from nothing on drawn scenes: ``python -m lowbit.bundled.train --out weights.safetensors``.
+"""Train shapes10n from nothing on drawn scenes: ``python -m benchmarks.train_bundled --out weights.safetensors``.
 
 YOLOv10n's architecture (Ultralytics' ``yolov10n.yaml``, 10 classes), random initialization, Ultralytics' own end-to-end
 loss, AdamW with a warm-up and a cosine, an exponential moving average of the weights. About 40 minutes on two cores.
