@@ -1,1 +1,6 @@
-pytest_plugins = ["fixtures.options", "fixtures.baselines", "fixtures.workbench", "fixtures.recording"]
+pytest_plugins = [
+    "lowbit_pytest.options",
+    "lowbit_pytest.baselines",
+    "lowbit_pytest.workbench",
+    "lowbit_pytest.recording",
+]

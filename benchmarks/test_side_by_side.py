@@ -17,8 +17,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from fixtures.options import detector_name, detector_names
-from fixtures.workbench import Workbench
 from lowbit import host
 from lowbit.data.letterbox import preprocess
 from lowbit.measure.latency import interleave
@@ -26,6 +24,8 @@ from lowbit.measure.metrics import drop_interval, evaluate
 from lowbit.measure.predict import predict
 from lowbit.runtime import SessionOptions, deployed_options, find, open_session
 from lowbit.schemes import CATALOGUE
+from lowbit_pytest.options import detector_name, detector_names
+from lowbit_pytest.workbench import Workbench
 
 PAIRS = 60
 Pictures = list[NDArray[np.float32]]

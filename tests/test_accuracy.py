@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from fixtures.options import Case
-from fixtures.recording import (
+from lowbit import gate
+from lowbit.artifact import Artifact
+from lowbit.graph import Structure
+from lowbit_pytest.options import Case
+from lowbit_pytest.recording import (
     Record,
     describe_accuracy,
     describe_artifact,
@@ -16,10 +19,7 @@ from fixtures.recording import (
     save_detections,
     save_pictures,
 )
-from fixtures.workbench import Evidence, Workbench
-from lowbit import gate
-from lowbit.artifact import Artifact
-from lowbit.graph import Structure
+from lowbit_pytest.workbench import Evidence, Workbench
 
 # A reference that sees next to nothing was given the wrong data set, classes or input scaling: no drop from it means
 # anything.

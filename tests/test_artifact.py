@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from fixtures.options import Case
-from fixtures.recording import Record, describe_artifact
-from fixtures.workbench import Workbench
 from lowbit import files, graph
 from lowbit.artifact import Artifact
 from lowbit.graph import Structure, layout, qcdq
 from lowbit.measure import proof
 from lowbit.quantize.mixed import SETTINGS
 from lowbit.schemes import CATALOGUE, origins
+from lowbit_pytest.options import Case
+from lowbit_pytest.recording import Record, describe_artifact
+from lowbit_pytest.workbench import Workbench
 
 pytestmark = pytest.mark.artifact
 

@@ -9,9 +9,6 @@ from typing import Any
 
 import pytest
 
-from fixtures.options import Case
-from fixtures.recording import Record
-from fixtures.workbench import Evidence, Workbench
 from lowbit import graph
 from lowbit.artifact import Artifact
 from lowbit.measure.latency import interleave
@@ -20,6 +17,9 @@ from lowbit.quantize import CROSSCHECK_TOOLS
 from lowbit.results import CrossCheck
 from lowbit.schemes import find
 from lowbit.sensitivity import layermap, native
+from lowbit_pytest.options import Case
+from lowbit_pytest.recording import Record
+from lowbit_pytest.workbench import Evidence, Workbench
 
 BESIDE = "int8-modelopt-entropy"
 PICTURES, PAIRS = 4, 30

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fixtures.workbench import Workbench
 from lowbit import runtime
 from lowbit.data.coco import load_coco
 from lowbit.data.dataset import Dataset
@@ -16,6 +15,7 @@ from lowbit.errors import UnavailableError
 from lowbit.measure.metrics import evaluate
 from lowbit.measure.predict import predict
 from lowbit.schemes import CATALOGUE
+from lowbit_pytest.workbench import Workbench
 
 # The real checkpoint was rebuilt from a quantized one: its DFL bins are up to 0.06 off the whole numbers that a decoder
 # of raw heads counts in, 0.06 x 32 px at the coarsest stride.

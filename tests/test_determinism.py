@@ -8,9 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from fixtures import tiers
-from fixtures.options import Case
-from fixtures.workbench import Workbench
 from lowbit import runtime
 from lowbit.artifact import Artifact
 from lowbit.data.letterbox import InputSpec
@@ -19,6 +16,9 @@ from lowbit.measure.metrics import evaluate
 from lowbit.measure.predict import predict
 from lowbit.schemes import CATALOGUE, Scheme, find
 from lowbit.store.store import Store
+from lowbit_pytest import tiers
+from lowbit_pytest.options import Case
+from lowbit_pytest.workbench import Workbench
 from tests.unit.lazily import lazily
 
 distillation, networks = lazily("lowbit.quantize.qat.distillation"), lazily("tests.unit.networks")

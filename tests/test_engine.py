@@ -6,9 +6,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from fixtures.options import Case
-from fixtures.recording import Record
-from fixtures.workbench import Workbench
 from lowbit import runtime
 from lowbit.artifact import Artifact
 from lowbit.measure import latency, proof
@@ -16,6 +13,9 @@ from lowbit.progress import Step
 from lowbit.results import EngineRecord
 from lowbit.runtime import tensorrt
 from lowbit.schemes import find
+from lowbit_pytest.options import Case
+from lowbit_pytest.recording import Record
+from lowbit_pytest.workbench import Workbench
 
 PAIRS = 40
 

@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fixtures.options import Case
-from fixtures.recording import Record, describe_artifact, describe_runtime
-from fixtures.workbench import Workbench
 from lowbit import host, runtime
 from lowbit.artifact import Artifact
 from lowbit.errors import UnavailableError
 from lowbit.graph import Structure
 from lowbit.measure import latency
 from lowbit.schemes import find
+from lowbit_pytest.options import Case
+from lowbit_pytest.recording import Record, describe_artifact, describe_runtime
+from lowbit_pytest.workbench import Workbench
 
 ROUNDS = 60
 PAIRS = 40

@@ -11,13 +11,13 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
-from fixtures.workbench import Workbench
 from lowbit import graph, runtime
 from lowbit.errors import LowbitError, UnavailableError
 from lowbit.measure import parity
 from lowbit.measure.emulation import Emulator
 from lowbit.quantize import Job, lower, portable
 from lowbit.schemes import find
+from lowbit_pytest.workbench import Workbench
 from tests.unit import faults
 
 FAULTY = onnxruntime.__version__.startswith("1.24.")

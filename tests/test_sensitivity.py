@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from fixtures.workbench import Workbench
 from lowbit.errors import UnavailableError
 from lowbit.results import SweepRecord
 from lowbit.sensitivity import Combination, sweep
+from lowbit_pytest.workbench import Workbench
 
 
 @pytest.mark.sensitivity

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from fixtures.baselines import HOST, folder_name
 from lowbit import host
+from lowbit_pytest.baselines import HOST, folder_name
 
 ROOT = Path(__file__).parents[2]
 
@@ -27,7 +27,7 @@ class Project:
         (folder / "test_it.py").write_text("def test_it(benchmark):\n    benchmark.pedantic(list, rounds=5)\n")
 
     def pytest(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        plugins = [f"-pfixtures.{name}" for name in ("options", "baselines", "workbench", "recording")]
+        plugins = [f"-plowbit_pytest.{name}" for name in ("options", "baselines", "workbench", "recording")]
         command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *plugins, *arguments]
         kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
         environment = {**kept, "PYTHONPATH": str(ROOT)}

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from fixtures.options import HERE
 from lowbit.errors import InputError
 from lowbit.gate import Verdict, broken_limits, decide, load_expected_failures, load_thresholds
+from lowbit_pytest.options import HERE
 
 
 def test_broken_limits_are_said_one_by_one() -> None:

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from fixtures.baselines import folder_name
 from lowbit import host, results
+from lowbit_pytest.baselines import folder_name
 from tests.unit import toys
 from tests.unit.waiting import PATIENCE
 
@@ -419,3 +419,22 @@ def test_the_plugin_leaves_other_projects_alone(tmp_path: Path) -> None:
         [],
         [".benchmarks"],
     )
+
+
+def test_a_project_may_call_its_own_package_fixtures(tmp_path: Path) -> None:
+    """Its folder goes before installed packages, so a plugin of that name would be looked for there."""
+    (tmp_path / "fixtures").mkdir()
+    (tmp_path / "fixtures" / "__init__.py").write_text("ANSWER = 42\n")
+    (tmp_path / "test_theirs.py").write_text(
+        "from fixtures import ANSWER\n\ndef test_theirs():\n    assert ANSWER == 42\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

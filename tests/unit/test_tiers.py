@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from fixtures import tiers
-from fixtures.options import Case
 from lowbit.detector import REGISTRY
 from lowbit.runtime import runtimes
 from lowbit.schemes import CATALOGUE
+from lowbit_pytest import tiers
+from lowbit_pytest.options import Case
 from tests.unit.waiting import PATIENCE
 
 ROOT = Path(__file__).parents[2]
