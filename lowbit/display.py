@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
 # Seconds between two lines of one count where there is no bar: a log of an hour's work stays readable.
 EVERY = 5.0
-# Characters: of a bar, and of what is left of a text on a narrow terminal.
-_BAR, _LEAST = 20, 20
+# Characters: of a bar, of what is left of a text on a narrow terminal, and between the columns and behind them, where a
+# terminal shows the ^C that is typed: were it on the next line, the bar would stay.
+_BAR, _LEAST, _FREE = 10, 12, 6
 
 
 class Display:
@@ -94,11 +95,11 @@ class Display:
 
             def render(self, task: Task) -> Text:
                 text = Text(self._text(task), no_wrap=True)
-                text.truncate(max(_LEAST, console.width - _BAR - 3 - self._room(task)), overflow="ellipsis")
+                text.truncate(max(_LEAST, console.width - _BAR - _FREE - self._room(task)), overflow="ellipsis")
                 return text
 
         bars = Bars(
-            Cell(lambda task: f"lowbit: {task.description}", lambda task: len(_state(task))),
+            Cell(lambda task: task.description, lambda task: len(_state(task))),
             BarColumn(_BAR),
             Cell(_state, lambda _: _LEAST),
             console=console,

@@ -205,7 +205,7 @@ def test_progress_is_shown_past_the_capture_and_taken_away(toy: Toy, monkeypatch
         os.close(ours)
     assert done.returncode == 0, done.stderr
     shown = b"".join(seen).decode()
-    assert re.search(r"lowbit: toy-fp32: evaluating.*1 of 6 images", shown)
+    assert re.search(r"toy-fp32: evaluating.*1 of 6 images", shown)
     assert "\x1b[2K" in shown[shown.rindex("of 6 images") :], "the bar is still there"
     assert shown.count("\x1b[?25l") == shown.count("\x1b[?25h") > 0
     piped = toy.pytest(*arguments)
