@@ -121,7 +121,7 @@ def test_what_is_imported_is_listed_and_what_is_listed_is_used() -> None:
     extras = {name: {_normal(entry) for entry in entries} for name, entries in project["optional-dependencies"].items()}
     development = extras.pop("dev")
     listed = {_normal(entry) for entry in project["dependencies"]}.union(*extras.values())
-    imported = {DISTRIBUTIONS.get(name, name) for name in _imports("lowbit", "fixtures")}
+    imported = {DISTRIBUTIONS.get(name, name) for name in _imports("lowbit", "lowbit_pytest")}
     assert imported - listed == BY_HAND
     assert listed - imported == {_normal(name) for name in NEEDED_BY} | PYTEST_PLUGINS
     assert not imported & development
