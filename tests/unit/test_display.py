@@ -11,8 +11,9 @@ from typing import TextIO
 
 import pytest
 
+from lowbit import cli
 from lowbit.display import EVERY, Display
-from lowbit.progress import BYTES, Step
+from lowbit.progress import BYTES, Progress, Step
 
 CLEARED, CURSOR_OFF, CURSOR_ON = "\x1b[2K", "\x1b[?25l", "\x1b[?25h"
 
@@ -134,6 +135,23 @@ def test_whatever_ends_it_leaves_the_terminal_clean(
         raise ending
     assert "1 of 3 images" in read()
     assert left(read()) == "" and read().count(CURSOR_OFF) == read().count(CURSOR_ON) == 1
+
+
+def test_an_interrupted_command_takes_its_bar_away(
+    terminal: tuple[TextIO, Callable[[], str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream, read = terminal
+
+    def interrupted(_: object, progress: Progress) -> int:
+        progress(Step("measuring", 1, 82, "convolutions"))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sys.stderr", stream)
+    monkeypatch.setattr("lowbit.cli.commands._run", interrupted)
+    assert cli.main(["schemes"]) == 130
+    stream.flush()
+    assert "1 of 82 convolutions" in read()
+    assert left(read()) == "lowbit: interrupted\n"
 
 
 def test_a_narrow_terminal_cuts_the_line(
