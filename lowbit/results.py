@@ -17,7 +17,7 @@ from lowbit import files, host, old_results
 from lowbit.errors import InputError
 from lowbit.runtime import DEFAULT, runtimes
 
-SCHEMA = 6
+SCHEMA = 7
 
 
 class Status(StrEnum):
@@ -163,7 +163,7 @@ class EngineRecord(_Model):
 class Entry(_Model):
     """One scheme on one detector and one provider. mAP and drop are fractions (0.5 points is 0.005).
 
-    ``dataset_classes``: the data set's category id of every class index, -1 for one that it does not have. ``host``: the
+    ``weights``: SHA-256 of the detector's. ``dataset_classes``: the data set's category id of every class index, -1 for one that it does not have. ``host``: the
     machine that accuracy was measured on, by :func:`lowbit.host.name`; that of a timing is ``latency.host``.
     ``map_pycocotools`` and ``map50_pycocotools``: pycocotools' on the same detections, within 1e-6 of ``map`` and ``map50``.
     ``layer_sqnr``: the raw head's SQNR in dB with one convolution alone quantized, where the scheme measured it.
@@ -173,6 +173,7 @@ class Entry(_Model):
     scheme: str
     provider: str = DEFAULT
     host: str | None = None
+    weights: str | None = None
     dataset: str | None = None
     dataset_file: str | None = None
     dataset_digest: str | None = None

@@ -37,10 +37,11 @@ def test_map_drop(
     run_folder: Path,
 ) -> None:
     dataset = workbench.truth(case.detector)
-    limits = workbench.thresholds.limits(case.name, case.scheme.id, case.scheme.precision)
+    limits = workbench.limits(case)
     record(
         **describe_artifact(artifact, structure, run_folder),
         **describe_accuracy(case, evidence),
+        weights=workbench.weights(case.detector),
         dataset=dataset.name,
         dataset_file=str(dataset.annotations),
         dataset_digest=dataset.digest,

@@ -15,16 +15,15 @@ Paths are relative to the file.
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, ValidationInfo, model_validator
 
+from lowbit import toml
 from lowbit.data.letterbox import Resize
 from lowbit.detector import heads
 from lowbit.detector.head import STRIDES, Hints
-from lowbit.errors import InputError
 
 NAME = "lowbit.toml"
 
@@ -37,11 +36,7 @@ _Path = Annotated[Path, AfterValidator(_relative)]
 Labels = Literal["dataset", "none"]
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class DeclaredHead(_Table):
+class DeclaredHead(toml.Table):
     """``kind``: a name in :data:`lowbit.detector.heads.KINDS`; other keys are that head's own options."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -59,7 +54,7 @@ class DeclaredHead(_Table):
         return self
 
 
-class Declared(_Table):
+class Declared(toml.Table):
     """One detector.
 
     ``architecture``: Ultralytics' YAML, for a ``.safetensors`` checkpoint. ``labels``: ``none`` scores agreement with
@@ -100,7 +95,7 @@ class Declared(_Table):
         return Hints(self.head.kind, self.strides, len(self.classes) if self.classes else None, options)
 
 
-class Gate(_Table):
+class Gate(toml.Table):
     """How detectors are gated; every entry is the default of the option of the same name."""
 
     schemes: tuple[str, ...] | None = None
@@ -109,27 +104,16 @@ class Gate(_Table):
     inconclusive: Literal["pass", "fail", "warn"] | None = None
 
 
-class Project(_Table):
+class Project(toml.Table):
     """A whole file."""
 
-    detectors: dict[str, Declared] = {}
+    detectors: dict[str, Declared] = Field(default_factory=dict)
     gate: Gate = Gate()
 
 
 def load(folder: Path) -> Project:
     """Read ``lowbit.toml`` in a folder; an empty project where there is none. Raises :class:`InputError`."""
     path = folder / NAME
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
+    if not path.exists():
         return Project()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as text ({error}).") from error
-    try:
-        return Project.model_validate(tomllib.loads(text), context={"folder": folder})
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{path}: is not TOML ({error}).") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the file"
-        raise InputError(f"{path}: {where}: {first['msg']} (given: {str(first['input'])[:80]}).") from error
+    return toml.read(path, Project, "docs/your-detector.md lists what can be declared.", {"folder": folder})

@@ -15,6 +15,7 @@ from lowbit.detector import checkpoint, heads
 from lowbit.detector.checkpoint import OPSET
 from lowbit.detector.head import Head
 from lowbit.errors import LowbitError, UnavailableError
+from lowbit.files import digest
 from lowbit.graph.external import contents
 
 if TYPE_CHECKING:
@@ -47,6 +48,17 @@ class Detector:
     def source(self) -> Path:
         """The file that the detector comes from; of a random one, the name of its architecture."""
         return self.weights or self.onnx or Path(str(self.architecture))
+
+    @property
+    def weights_sha256(self) -> str:
+        """SHA-256 of what holds its weights: its file, whatever it is called, with the files of external weights.
+
+        Raises :class:`lowbit.errors.InputError` for a file that cannot be read.
+        """
+        if self.seed is not None:
+            return digest({"seed": self.seed, "architecture": self.architecture})
+        found = contents(self.source)
+        return digest(found) if "external" in found else str(found["sha256"])
 
     def identity(self) -> dict[str, Any]:
         """What shapes the FP32 export: enters the key of every artifact."""

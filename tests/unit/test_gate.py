@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from lowbit.detector import find
 from lowbit.errors import InputError
 from lowbit.gate import Verdict, broken_limits, decide, load_expected_failures, load_thresholds
 from lowbit_pytest.options import HERE
@@ -76,7 +77,36 @@ def test_bad_thresholds_name_file(tmp_path: Path, text: str) -> None:
         load_thresholds(path)
 
 
-GOOD = 'detector="d"\nscheme="int8-ort-minmax"\ntest="test_map_drop"\nexception="AssertionError"\ntext="drop"\nreason="x"\n'
+MINE, OTHER = "a" * 64, "b" * 64
+
+
+def test_a_table_of_weights_is_for_these_weights_whatever_their_file_is_called(tmp_path: Path) -> None:
+    path = tmp_path / "thresholds.toml"
+    path.write_text(f'[default]\nint8 = 0.01\n[yolov10n]\nweights = ["{MINE}"]\nint8 = 0.05\n')
+    thresholds = load_thresholds(path)
+    assert thresholds.limits("yolov10n", "int8-x", "int8", MINE) == {"map": 0.05}
+    assert thresholds.limits("renamed", "int8-x", "int8", MINE) == {"map": 0.05}
+    assert thresholds.limits("yolov10n", "int8-x", "int8", OTHER) == {"map": 0.01}
+    assert thresholds.limits("yolov10n", "int8-x", "int8") == {"map": 0.01}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[default]\nint8 = 1.5", r"thresholds\.toml: default\.limits\.int8\.map: .*1.5.*fraction between 0 and 1"),
+        ("[default]\nint8 = { recall = 0.1 }", r"int8\.map: Field required"),
+        ("[default]\nint8 = { map = 0.1, speed = 0.1 }", r"int8\.speed: .*worst_class"),
+        ("[yolov10n]\nweights = ['yolov10n.onnx']", r"yolov10n\.weights\.0: .*yolov10n\.onnx"),
+    ],
+)
+def test_a_bad_threshold_is_named_with_its_key_and_the_remedy(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "thresholds.toml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=said):
+        load_thresholds(path)
+
+
+GOOD = 'detector="d"\nscheme="int8-ort-minmax"\ntest="test_map_drop"\nexception="AssertionError"\ntext="drop"\nreason="x"\ndrop_at_most=0.02\n'
 
 
 @pytest.mark.parametrize(
@@ -86,8 +116,11 @@ GOOD = 'detector="d"\nscheme="int8-ort-minmax"\ntest="test_map_drop"\nexception=
         "[[expected]]\ndetector='d'",
         f"[[expected]]\n{GOOD}more='y'",
         f"[[expected]]\n{GOOD}".replace('"x"', '""'),
+        f"[[expected]]\n{GOOD}".replace("drop_at_most=0.02", ""),
+        f"[[expected]]\n{GOOD}weights=['d.onnx']",
+        f"[[expected]]\n{GOOD}runtimes=[]",
     ],
-    ids=["twice", "missing", "unknown", "empty"],
+    ids=["twice", "missing", "unknown", "empty", "unbounded", "a file's name", "on no runtime"],
 )
 def test_bad_expected_failures_are_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "expected.toml"
@@ -96,8 +129,25 @@ def test_bad_expected_failures_are_refused(tmp_path: Path, text: str) -> None:
         load_expected_failures(path)
 
 
+def test_an_expected_failure_belongs_to_weights_and_has_a_bound(tmp_path: Path) -> None:
+    path = tmp_path / "expected.toml"
+    path.write_text(
+        f'[[expected]]\n{GOOD}weights = ["{MINE}"]\n[[expected]]\n{GOOD.replace("minmax", "x")}runtimes = ["trt"]\n'
+    )
+    ours, anybodys = load_expected_failures(path)
+    assert ours.owned_by("renamed", MINE) and not ours.owned_by("d", OTHER)
+    assert anybodys.owned_by("d", OTHER) and not anybodys.owned_by("renamed", MINE)
+    assert ours.on("cpu") and ours.on("trt") and anybodys.on("trt") and not anybodys.on("cpu")
+    assert ours.exceeded(0.02) is None and ours.exceeded(-0.1) is None
+    assert ours.exceeded(0.0201) == "dropped 2.01 points, and at most 2.00 points were expected (x)"
+    assert "before its drop was measured" in (ours.exceeded(None) or "")
+
+
 def test_what_ships_is_well_formed_and_strict() -> None:
-    """INT8 may lose 1.0 point, no more; a looser gate gates nothing."""
+    """INT8 may lose 1.0 point, no more; a looser gate gates nothing. Nothing of it goes by a file's name."""
     thresholds = load_thresholds(HERE / "thresholds.toml")
     assert thresholds.limits("shapes10n", "int8-modelopt-entropy", "int8")["map"] <= 0.010
-    load_expected_failures(HERE / "expected_failures.toml")
+    assert all(table.weights for name, table in thresholds.tables.items() if name != "default")
+    bundled = find("shapes10n").weights_sha256
+    for entry in load_expected_failures(HERE / "expected_failures.toml"):
+        assert entry.weights and (entry.detector != "shapes10n" or entry.weights == (bundled,))

@@ -274,13 +274,14 @@ def test_a_failure_fails_the_run_and_says_why(toy: Toy, blind: Path) -> None:
     assert "sees next to nothing" in (entry.reason or "")
 
 
-def expected(folder: Path, **changes: str) -> Path:
+def expected(folder: Path, **changes: Any) -> Path:
     entry = {
         "detector": "toy",
         "scheme": "fp32",
         "test": "test_map_drop",
         "exception": "AssertionError",
         "text": "sees next to nothing",
+        "drop_at_most": 0.0,
         "reason": "the boxes were moved",
         **changes,
     }
@@ -296,10 +297,12 @@ def expected(folder: Path, **changes: str) -> Path:
         ({"text": "another trouble"}, True, 1, "1 failed"),
         ({"exception": "RuntimeError"}, True, 1, "1 failed"),
         ({}, False, 1, "Take its entry out"),
+        ({"weights": ["0" * 64]}, False, 0, "1 passed"),
+        ({"runtimes": ["trt"]}, False, 0, "1 passed"),
     ],
-    ids=["as expected", "another text", "another exception", "passes after all"],
+    ids=["as expected", "another text", "another exception", "passes after all", "other weights", "other runtime"],
 )
-def test_expected_failures(toy: Toy, blind: Path, changes: dict[str, str], blinded: bool, code: int, said: str) -> None:
+def test_expected_failures(toy: Toy, blind: Path, changes: dict[str, Any], blinded: bool, code: int, said: str) -> None:
     listing = expected(toy.folder, **changes)
     arguments: dict[str, Any] = {"dataset": blind} if blinded else {}
     done = toy.pytest(
@@ -311,6 +314,34 @@ def test_expected_failures(toy: Toy, blind: Path, changes: dict[str, str], blind
     )
     assert done.returncode == code, done.stdout + done.stderr
     assert said in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("at_most", "code", "said"), [(0.25, 0, "1 xfailed"), (0.15, 1, "at most 15.00 points were expected")]
+)
+def test_an_expected_failure_that_grew_is_a_failure(
+    toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_most: float, code: int, said: str
+) -> None:
+    (tmp_path / "worse.py").write_text(WORSE)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    changes = {"scheme": "int8-ort-minmax", "text": "threshold 1.00", "drop_at_most": at_most}
+    listing = expected(toy.folder, **changes)
+    chosen = "int8-ort-minmax and not cuda and not trt and not openvino"
+    done = toy.pytest("-p", "worse", "tests/test_accuracy.py", "-k", chosen, f"--expected-failures={listing}")
+    assert done.returncode == code, done.stdout + done.stderr
+    assert said in done.stdout
+    (entry,) = toy.results().entries
+    assert (entry.status, entry.drop) == (results.Status.FAILED, 0.2)
+    assert bool(entry.expected_failure) == (code == 0)
+
+
+# A plugin by which every scheme loses 20 points.
+WORSE = """
+from lowbit_pytest import workbench
+
+workbench.compare = lambda *_: {"map": 0.2}
+workbench.drop_interval = lambda *_: (0.1, 0.3)
+"""
 
 
 def test_bad_input_is_refused_at_once(toy: Toy, tmp_path: Path) -> None:

@@ -1,0 +1,42 @@
+"""TOML files: one way to read them into pydantic models, and to refuse them."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+
+from lowbit.errors import InputError
+
+T = TypeVar("T")
+
+
+class Table(BaseModel):
+    """A table of a TOML file; an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def read(path: Path, kind: type[T], remedy: str, context: dict[str, Any] | None = None) -> T:
+    """The content of ``path`` as ``kind``, a model or any type that pydantic validates.
+
+    ``remedy``: a sentence that says how a value is mended; ``context``: what validators are given. Raises
+    :class:`InputError` that names the file, the key, the value and the remedy, for a missing file too.
+    """
+    try:
+        found = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}).") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: cannot be read as text ({error}). Save it as UTF-8.") from error
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{path}: is not TOML ({error}).") from error
+    try:
+        return TypeAdapter(kind).validate_python(found, context=context)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        said = first["msg"].removeprefix("Value error, ")
+        raise InputError(f"{path}: {where}: {said} (given: {str(first['input'])[:80]}). {remedy}") from error
