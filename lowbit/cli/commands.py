@@ -44,6 +44,12 @@ def main(arguments: list[str] | None = None) -> int:
     merge = commands.add_parser("merge", help="one run out of the shards that several jobs measured")
     merge.add_argument("part", type=Path, nargs="+", help="run folder of a shard")
     merge.add_argument("--to", type=Path, required=True, help="the run folder to make")
+    expectations = commands.add_parser("expectations", help="rewrite the expected failures from a run's results.json")
+    expectations.add_argument("action", choices=("update",), help="entries of what the run measured, others are kept")
+    expectations.add_argument("run", type=Path, nargs="?", default=Path("runs/latest"), help="run folder (runs/latest)")
+    expectations.add_argument(
+        "--file", type=Path, default=Path("expected_failures.toml"), help="to rewrite (expected_failures.toml)"
+    )
     widen = commands.add_parser("widen", help="write an INT4 artifact's INT8 form, for runtimes that have no INT4")
     widen.add_argument("source", type=Path, help="the .onnx file to read")
     widen.add_argument("target", type=Path, help="the .onnx file to write")
@@ -82,6 +88,10 @@ def _run(options: argparse.Namespace, progress: Progress) -> int:
         print(getattr(layers, options.command)(options, progress))
     elif options.command == "merge":
         print(merge_runs(options.part, options.to))
+    elif options.command == "expectations":
+        from lowbit.report.expectations import update
+
+        print(update(options.run, options.file))
     elif options.command == "store":
         print(share_store(options, progress))
     elif options.command == "widen":
