@@ -176,21 +176,38 @@ def fit_artifact(
     artifact: onnx.ModelProto, source: onnx.ModelProto
 ) -> tuple[onnx.ModelProto, dict[str, NDArray[np.bool_]]]:
     """A copy of a Q/DQ graph whose convolutions fit, and by node name which of their output channels, bool [out], were
-    rounded again. ``source``: the float graph that it was made of, which knows how the first convolution is laid out."""
+    rounded again. ``source``: the float graph that it was made of, which knows how the first convolution is laid out.
+
+    A channel is rounded again from the float weights where the artifact has those, rounded to nearest: rounding what was
+    rounded adds its noise to theirs. A tool that learned its integers, or moved them, has others, and those count then.
+    """
     import onnx
     from onnx import numpy_helper
 
     copied = onnx.ModelProto()
     copied.CopyFrom(artifact)
     worst = {product.node: product.worst for product in products(source)}
-    scales = graph.weight_scales(artifact)
+    stored = {tensor.name: tensor for tensor in source.graph.initializer}
+    floats = {
+        node.name: numpy_helper.to_array(stored[node.input[1]])
+        for node in graph.weighted_convolutions(source)
+        if node.input[1] in stored
+    }
+    scales, weights = graph.weight_scales(artifact), graph.dequantized_weights(artifact)
     made = {output: node for node in copied.graph.node for output in node.output}
     again: dict[str, NDArray[np.bool_]] = {}
     for node in graph.weighted_convolutions(copied):
-        weight = graph.dequantized_weights(artifact).get(node.name) if node.name in worst else None
+        weight = weights.get(node.name) if node.name in worst else None
         if weight is None or np.max(np.abs(weight)) == 0:
             continue
-        rounded = fit(weight, scales[node.name], worst[node.name])
+        scale = scales[node.name]
+        again_from = _rounded_from(weight, floats.get(node.name), scale) & ~saturation.fits(
+            worst[node.name](_rounded(weight, scale, 0))
+        )
+        target = weight.copy()
+        if again_from.any():
+            target[again_from] = floats[node.name][again_from]
+        rounded = fit(target, scale, worst[node.name])
         if not rounded.coarser.any():
             continue
         again[node.name] = rounded.coarser
@@ -200,6 +217,39 @@ def fit_artifact(
         copied.graph.node.insert(list(copied.graph.node).index(dequantize), fitting)
         node.input[1] = fitting.output[0]
     return copied, again
+
+
+def in_float(artifact: onnx.ModelProto, names: Collection[str], source: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of a Q/DQ graph in which these convolutions read what they read in ``source``, the float graph that it was
+    made of: neither their input nor their weight is quantized."""
+    import onnx
+
+    copied = onnx.ModelProto()
+    copied.CopyFrom(artifact)
+    made = {output: node for node in artifact.graph.node for output in node.output}
+    floats = {node.name: node.input[1] for node in graph.weighted_convolutions(source)}
+    stored = {tensor.name: tensor for tensor in source.graph.initializer}
+    for node in graph.weighted_convolutions(copied):
+        if node.name not in names or floats.get(node.name) not in stored:
+            continue
+        while node.input[0] in made and made[node.input[0]].op_type in ("DequantizeLinear", "Clip", "QuantizeLinear"):
+            node.input[0] = made[node.input[0]].input[0]
+        tensor = copied.graph.initializer.add()
+        tensor.CopyFrom(stored[floats[node.name]])
+        tensor.name = node.input[1] = f"{node.name}/float"
+    return copied
+
+
+def _rounded_from(
+    weight: NDArray[np.float32], floats: NDArray[np.float32] | None, scale: NDArray[np.float32]
+) -> NDArray[np.bool_]:
+    """Of which output channels, bool [out], the weight is this float one rounded to nearest, ends of the range apart."""
+    if floats is None or floats.shape != weight.shape:
+        return np.zeros(len(weight), bool)
+    steps, wanted = (one / _along(scale, weight.ndim, 0) for one in (weight, floats))
+    # A thousandth of a step is left to single precision.
+    same = (np.abs(steps - wanted) <= 0.501) | (np.abs(steps) >= _HIGHEST - 0.5)
+    return np.asarray(same.reshape(len(weight), -1).all(1))
 
 
 def check(model: onnx.ModelProto) -> None:
