@@ -11,6 +11,7 @@ from lowbit import files, graph
 from lowbit.artifact import Artifact
 from lowbit.graph import Structure, layout, qcdq
 from lowbit.measure import proof
+from lowbit.quantize import portable
 from lowbit.quantize.mixed import SETTINGS
 from lowbit.schemes import CATALOGUE, origins
 from lowbit_pytest.options import Case
@@ -128,6 +129,8 @@ def test_lowering_keeps_every_scale(case: Case, artifact: Artifact, workbench: W
         pytest.skip("the scheme is not another one's artifact, laid out anew")
     start = graph.load(workbench.artifact(case.detector, origins(case.scheme)[1]).path)
     lowered = graph.load(artifact.path)
+    source = graph.load(workbench.artifact(case.detector, CATALOGUE["fp32"]).path)
+    start = portable.in_float(start, layout.better_in_float(source), source)
     kept, found = graph.activation_scales(start), graph.activation_scales(lowered)
     assert artifact.manifest["kept_scales"] == len(kept)
     assert [name for name, scale in kept.items() if found.get(name, scale) != scale] == []

@@ -136,7 +136,7 @@ def cut_channels(model: onnx.ModelProto) -> dict[str, tuple[str, slice]]:
             nodes += written[node.output[0]]
         elif not (node.op_type in {"Slice", "Split"} and node.input[0] in written):
             nodes.append(node)
-    _keep_used(model, nodes)
+    keep_used(model, nodes)
     return origins
 
 
@@ -166,7 +166,7 @@ def join_whole(model: onnx.ModelProto) -> None:
             model.graph.initializer.append(widths)
             split = helper.make_node("Split", [source, widths.name], names, name=cuts[0].name, axis=1)
             nodes = [split if node == cuts[0] else node for node in nodes if node not in cuts[1:]]
-    _keep_used(model, nodes)
+    keep_used(model, nodes)
 
 
 def move_integers(model: onnx.ModelProto) -> None:
@@ -197,7 +197,7 @@ def move_integers(model: onnx.ModelProto) -> None:
         for position, name in enumerate(node.output):
             node.output[position] = written.get(name, f"{name}/unused")
         gone += below
-    _keep_used(model, [node for node in model.graph.node if node not in gone])
+    keep_used(model, [node for node in model.graph.node if node not in gone])
 
 
 # Channels of a block in ONNX Runtime's layout of convolutions in float, with AVX-512.
@@ -378,7 +378,7 @@ def fold_columns(model: onnx.ModelProto) -> None:
             outcome,
             *_regrouped(model, outcome.output[0], below.output[0], (*sizes[conv.output[0]][2:], channels)),
         ]
-    _keep_used(model, [one for node in model.graph.node for one in written.get(node.name, [node])])
+    keep_used(model, [one for node in model.graph.node for one in written.get(node.name, [node])])
 
 
 def _repeated(
@@ -462,7 +462,7 @@ def _readers(model: onnx.ModelProto) -> dict[str, list[onnx.NodeProto]]:
     return users
 
 
-def _keep_used(model: onnx.ModelProto, nodes: Sequence[onnx.NodeProto]) -> None:
+def keep_used(model: onnx.ModelProto, nodes: Sequence[onnx.NodeProto]) -> None:
     """Give a model those of these nodes, and of its stored tensors, that its outputs need."""
     used = {value.name for value in model.graph.output}
     alive: list[onnx.NodeProto] = []

@@ -237,6 +237,7 @@ def in_float(artifact: onnx.ModelProto, names: Collection[str], source: onnx.Mod
         tensor = copied.graph.initializer.add()
         tensor.CopyFrom(stored[floats[node.name]])
         tensor.name = node.input[1] = f"{node.name}/float"
+    layout.keep_used(copied, list(copied.graph.node))
     return copied
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lowbit.progress import Step
 from tests.unit.lazily import lazily
 
 torch, layers = lazily("torch"), lazily("lowbit.quantize.qat.layers")
@@ -37,7 +38,7 @@ def test_it_loses_less_than_rounding_to_nearest(pictures: list[np.ndarray]) -> N
     layers.quantize_convolutions(rounded, {"weight_bits": 4, "activation_bits": 16, "scales": "channel"}, {"depthwise"})
     layers.calibrate(rounded, iter(pictures[:1]))
     compensated = copy.deepcopy(rounded)
-    seen: list[str] = []
+    seen: list[Step] = []
     compensation.compensate(compensated, pictures[:4], seen.append)
 
     truth = outputs(original, pictures)
@@ -51,5 +52,5 @@ def test_it_loses_less_than_rounding_to_nearest(pictures: list[np.ndarray]) -> N
         assert torch.allclose(layer.quant_weight().value, layer.weight, atol=1e-6), name
         assert not torch.equal(layer.weight, torch_module.convolutions(original)[name].weight)
         assert int(layer.quant_weight().bit_width) == (8 if name == "depthwise" else 4)
-    assert any("convolution 3 of 3" in line for line in seen)
+    assert any((step.done, step.total, step.unit) == (3, 3, "convolutions") for step in seen)
     assert not any("weight_orig" in name for name in compensated.state_dict())
