@@ -21,7 +21,7 @@ from lowbit.graph import layout, saturation
 if TYPE_CHECKING:
     import onnx
 
-_HIGHEST, _SEVEN_BITS = 127, 63
+_LOWEST, _HIGHEST, _SEVEN_BITS = -128, 127, 63
 # Scales that are tried for a channel, evenly between those of 8 and of 7 bits.
 _SCALES = 64
 Integers = NDArray[np.int8]
@@ -82,7 +82,7 @@ def fit(
 
 def _rounded(weight: NDArray[np.float32], scale: NDArray[np.float32], axis: int) -> Integers:
     steps = np.rint(weight / _along(scale, weight.ndim, axis))
-    return np.clip(steps, -_HIGHEST, _HIGHEST).astype(np.int8)
+    return np.clip(steps, _LOWEST, _HIGHEST).astype(np.int8)
 
 
 def _take(best: Rounded, better: NDArray[np.bool_], values: Integers, scale: NDArray[np.float32], axis: int) -> None:

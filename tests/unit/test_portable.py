@@ -118,3 +118,13 @@ def test_an_artifact_keeps_the_channels_that_fit() -> None:
     assert np.array_equal(found[:3], values[:3])
     scale = numpy_helper.to_array(next(t for t in copied.graph.initializer if t.name == "conv/fitting_scale"))
     assert (scale[:3] == np.float32(0.01)).all() and 0.01 < scale[3] < 0.0202
+
+
+def test_the_lowest_integer_is_kept_where_its_channel_fits() -> None:
+    """Two's complement reaches to -128, and a scale that was learned may use it."""
+    values = np.zeros((2, 4, 1, 1), np.int8)
+    values[0, 0], values[1] = -128, 127
+    copied, again = portable.fit_artifact(quantized(values), quantized(values))
+    assert again["conv"].tolist() == [False, True]
+    found = numpy_helper.to_array(next(t for t in copied.graph.initializer if t.name == "conv/fitting"))
+    assert np.array_equal(found[0], values[0])
