@@ -26,6 +26,10 @@ from lowbit.errors import BuildError, InputError, LowbitError, UnavailableError
 from lowbit.progress import Progress, Step
 
 REQUEST, OUTCOME, PROGRESS = "request.json", "outcome.json", "progress"
+# How many threads torch adds with decides the last digits of its sums. Ultralytics sets this to 1 for whoever imports it,
+# and what a build gives must not depend on what its parent imported before: it has what the process began with.
+_THREADS = "OMP_NUM_THREADS"
+BEGAN_WITH = {_THREADS: os.environ[_THREADS]} if _THREADS in os.environ else {}
 _LOG_LINES = 25
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
@@ -50,7 +54,8 @@ def run(work: Work, request: dict[str, Any], progress: Progress) -> dict[str, An
     """
     files.write_json(work.folder / REQUEST, request)
     environment = {
-        **os.environ,
+        **{name: value for name, value in os.environ.items() if name != _THREADS},
+        **BEGAN_WITH,
         "PYTHONHASHSEED": "0",  # tools iterate over sets of node names; the same input must give the same bytes
         "PYTHONUNBUFFERED": "1",
         "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]).rstrip(

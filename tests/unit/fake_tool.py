@@ -33,6 +33,9 @@ def build(job: Job) -> dict[str, Any]:
         Path(job.settings["count"]).with_name("source").write_bytes(b"other weights")
         job.output.write_bytes(job.source.read_bytes())
         return {"read_from": str(job.source)}
+    if what == "threads":
+        job.output.write_text(str(os.environ.get("OMP_NUM_THREADS")))
+        return {}
     if what == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     if what == "exit":

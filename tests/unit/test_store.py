@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from lowbit import files
+from lowbit import files, worker
 from lowbit.artifact import MANIFEST, MODEL
 from lowbit.data.letterbox import InputSpec
 from lowbit.errors import BuildError, InputError, LowbitError, StoreError
@@ -68,6 +68,17 @@ def workers(tmp_path: Path) -> list[Path]:
 def left_over(store: Store) -> list[Path]:
     partial = store.root / "partial"
     return list(partial.iterdir()) if partial.exists() else []
+
+
+def test_a_build_has_the_threads_that_the_process_began_with(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ultralytics sets OMP_NUM_THREADS to 1 when something imports it, and sums in torch depend on the threads."""
+    began_with = os.environ.get("OMP_NUM_THREADS")
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    built = store.get(request_for(tmp_path, "threads"))
+    assert built.path.read_text() == str(worker.BEGAN_WITH.get("OMP_NUM_THREADS")) != "7"
+    assert worker.BEGAN_WITH.get("OMP_NUM_THREADS") in (began_with, None)
 
 
 def test_builds_once_with_a_manifest(store: Store, tmp_path: Path) -> None:
