@@ -17,7 +17,7 @@ from lowbit import files, host, old_results
 from lowbit.errors import InputError
 from lowbit.runtime import DEFAULT, runtimes
 
-SCHEMA = 7
+SCHEMA = 8
 
 
 class Status(StrEnum):
@@ -238,7 +238,7 @@ class SweepRecord(_Model):
 
 
 class Results(_Model):
-    """One run."""
+    """One run. ``cut``: it has not ended, or was ended from outside; what was not measured by then is missing."""
 
     schema_version: int = Field(SCHEMA, alias="schema")
     run_id: str
@@ -246,6 +246,7 @@ class Results(_Model):
     environment: dict[str, Any]
     entries: list[Entry]
     sweeps: list[SweepRecord] = []
+    cut: bool = False
 
     @model_validator(mode="before")
     @classmethod

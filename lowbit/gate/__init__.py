@@ -1,17 +1,19 @@
 """Limits, expected failures, and the verdict that is decided from them and from what was measured."""
 
 from lowbit.gate.expected import MAP_TEST, ExpectedFailure, load_expected_failures
+from lowbit.gate.judging import judge, judge_reference
 from lowbit.gate.limits import Thresholds, broken_limits, load_thresholds
-from lowbit.gate.verdict import Decision, Verdict, decide, points
+from lowbit.gate.verdict import Verdict, decide, points
 
 __all__ = [
     "MAP_TEST",
-    "Decision",
     "ExpectedFailure",
     "Thresholds",
     "Verdict",
     "broken_limits",
     "decide",
+    "judge",
+    "judge_reference",
     "load_expected_failures",
     "load_thresholds",
     "points",

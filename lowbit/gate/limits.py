@@ -90,13 +90,26 @@ def load_thresholds(path: Path, base: Thresholds | None = None) -> Thresholds:
     return Thresholds(path, toml.read(path, dict[str, LimitsTable], remedy), base)
 
 
-def broken_limits(limits: dict[str, float], drops: dict[str, float], int8_macs: float | None) -> list[str]:
-    """Every limit but mAP's that is broken, in words. These compare point estimates; mAP is judged by its interval."""
+def broken_limits(
+    limits: dict[str, float], drops: dict[str, float], int8_macs: float | None, *, kernels_hidden: bool = False
+) -> list[str]:
+    """Every limit but mAP's that is broken, in words. These compare point estimates; mAP is judged by its interval.
+
+    A limit on what was not measured is broken: nobody knows that it holds. ``kernels_hidden``: the runtime does not tell
+    which kernels ran, so that ``int8_macs`` cannot be asked of it.
+    """
     said = [
         f"{name} {'rises' if name == 'miss_rate' else 'drops'} {points(drops[name])} points, limit {points(limit)}"
         for name, limit in limits.items()
         if name != "map" and name in drops and drops[name] > limit
     ]
+    said += [
+        f"{name} was not measured and has the limit {points(limit)}: label what it counts, or take the limit out"
+        for name, limit in limits.items()
+        if name != "int8_macs" and name not in drops
+    ]
+    if int8_macs is None and "int8_macs" in limits and not kernels_hidden:
+        said.append("the share of MACs in integer kernels was not measured and has a limit")
     if int8_macs is not None and int8_macs < limits.get("int8_macs", 0.0):
         said.append(
             f"{int8_macs:.1%} of the MACs ran in integer kernels, at least {limits['int8_macs']:.1%} are expected"

@@ -4,29 +4,28 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from enum import StrEnum
 
-
-class Verdict(StrEnum):
-    """What the gate says of one scheme on one detector."""
-
-    PASSED = "passed"
-    FAILED = "failed"
-    INCONCLUSIVE = "inconclusive"
+from lowbit.results import Status
 
 
 @dataclass(frozen=True, slots=True)
-class Decision:
-    """A verdict, whether it lets a merge through, and why in one sentence."""
+class Verdict:
+    """What the gate says of one scheme on one detector: how it ended, whether that lets a merge through, and why, in a
+    sentence each."""
 
-    verdict: Verdict
+    status: Status
     allowed: bool
-    reason: str
+    reasons: tuple[str, ...]
+
+    @property
+    def reason(self) -> str:
+        """All reasons in one line."""
+        return "; ".join(self.reasons)
 
 
 def decide(
     drop: float, interval: tuple[float, float], threshold: float, inconclusive: str = "warn", images: int | None = None
-) -> Decision:
+) -> Verdict:
     """Judge a drop (fractions of mAP), measured on ``images`` images, by its 95 % interval.
 
     Passed when the whole interval is within the threshold, failed when all of it is beyond, else inconclusive:
@@ -35,13 +34,13 @@ def decide(
     low, high = interval
     said = f"drop {points(drop)} [{points(low)}, {points(high)}] points, threshold {points(threshold)}"
     if high <= threshold:
-        return Decision(Verdict.PASSED, True, said)
+        return Verdict(Status.PASSED, True, (said,))
     if low > threshold:
-        return Decision(Verdict.FAILED, False, said)
+        return Verdict(Status.FAILED, False, (said,))
     allowed = {"pass": True, "fail": False, "warn": drop <= threshold}[inconclusive]
     by = "the point estimate decides" if inconclusive == "warn" else f"--inconclusive={inconclusive} decides"
     settle = f"; {_settling(drop, interval, threshold, images)} would settle it" if images else ""
-    return Decision(Verdict.INCONCLUSIVE, allowed, f"{said}: the interval holds the threshold, {by}{settle}")
+    return Verdict(Status.INCONCLUSIVE, allowed, (f"{said}: the interval holds the threshold, {by}{settle}",))
 
 
 def _settling(drop: float, interval: tuple[float, float], threshold: float, images: int) -> str:

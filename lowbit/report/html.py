@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lowbit.gate import points
-from lowbit.report.summary import VERDICTS, disagreements, hosts, recommend, remarks
+from lowbit.report.summary import CUT, VERDICTS, disagreements, hosts, recommend, remarks
 from lowbit.results import Entry, Results, Status, SweepRecord
 
 _MARKS = {Status.PASSED: "o", Status.INCONCLUSIVE: "D", Status.FAILED: "X", Status.ERROR: "X"}
@@ -39,6 +39,7 @@ def page(results: Results, folder: Path) -> str:
             skips.setdefault(entry.reason or "no reason given", []).append(f"{entry.scheme} ({entry.provider})")
     return environment.get_template("report.html.j2").render(
         results=results,
+        cut=CUT if results.cut else None,
         hosts=[line.removeprefix("- ") for line in hosts(results) if line],
         sections=sections,
         bad=bad,

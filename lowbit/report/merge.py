@@ -55,6 +55,7 @@ def merge(parts: Sequence[Path], target: Path) -> Path:
         environment=environment,
         entries=[entries[key] for key in sorted(entries)],
         sweeps=list({(s.detector, s.combination): s for run in runs for s in run.sweeps}.values()),
+        cut=any(run.cut for run in runs),
     )
     whole.write(partial / "results.json")
     report.write(whole, partial)

@@ -18,6 +18,7 @@ VERDICTS = {
     Status.ERROR: "**ERROR**",
 }
 
+CUT = "This run was cut before its end: what it had not measured by then is missing."
 # Of what a host measured, in the heading of a merged run.
 _SHOWN = 6
 
@@ -25,6 +26,8 @@ _SHOWN = 6
 def markdown(results: Results) -> str:
     """The whole summary."""
     lines = [f"# lowbit run {results.run_id}", "", *[escape(line) for line in hosts(results)], ""]
+    if results.cut:
+        lines += [f"**{CUT}**", ""]
     keyed = sorted(results.entries, key=lambda e: (e.detector, not e.on_default, e.provider))
     for (detector, provider), group in groupby(keyed, key=lambda e: (e.detector, e.provider)):
         entries = list(group)

@@ -8,7 +8,8 @@ import pytest
 
 from lowbit.detector import find
 from lowbit.errors import InputError
-from lowbit.gate import Verdict, broken_limits, decide, load_expected_failures, load_thresholds
+from lowbit.gate import broken_limits, decide, judge, load_expected_failures, load_thresholds
+from lowbit.results import Status
 from lowbit_pytest.options import HERE
 
 
@@ -20,7 +21,22 @@ def test_broken_limits_are_said_one_by_one() -> None:
         "miss_rate rises 3.00 points, limit 2.00",
         "1.3% of the MACs ran in integer kernels, at least 90.0% are expected",
     ]
-    assert not broken_limits(limits, {**drops, "recall": 0.0, "miss_rate": 0.0}, None)
+    assert not broken_limits(limits, {**drops, "recall": 0.0, "miss_rate": 0.0}, None, kernels_hidden=True)
+
+
+def test_a_limit_on_what_was_not_measured_is_broken() -> None:
+    limits = {"map": 0.01, "map_small": 0.05, "int8_macs": 0.9}
+    verdict = judge(limits, {"map": 0.0}, (-0.001, 0.001), None)
+    assert (verdict.status, verdict.allowed) == (Status.FAILED, False)
+    assert len(verdict.reasons) == 2 and all("was not measured" in reason for reason in verdict.reasons)
+    hidden = judge({"map": 0.01, "int8_macs": 0.9}, {"map": 0.0}, (-0.001, 0.001), None, kernels_hidden=True)
+    assert (hidden.status, hidden.allowed) == (Status.PASSED, True)
+
+
+@pytest.mark.parametrize(("policy", "status"), [("fail", Status.FAILED), ("pass", Status.INCONCLUSIVE)])
+def test_what_stops_a_merge_has_failed(policy: str, status: Status) -> None:
+    verdict = judge({"map": 0.01}, {"map": 0.008}, (0.002, 0.014), None, inconclusive=policy)
+    assert (verdict.status, verdict.allowed) == (status, policy == "pass")
 
 
 def test_own_thresholds_go_before_lowbits(tmp_path: Path) -> None:
@@ -37,19 +53,19 @@ def test_own_thresholds_go_before_lowbits(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("drop", "interval", "policy", "verdict", "allowed"),
     [
-        (0.003, (0.001, 0.005), "warn", Verdict.PASSED, True),
-        (0.003, (0.001, 0.010), "fail", Verdict.PASSED, True),
-        (0.020, (0.015, 0.025), "pass", Verdict.FAILED, False),
-        (0.008, (0.002, 0.014), "warn", Verdict.INCONCLUSIVE, True),
-        (0.012, (0.006, 0.018), "warn", Verdict.INCONCLUSIVE, False),
-        (0.012, (0.006, 0.018), "pass", Verdict.INCONCLUSIVE, True),
-        (0.008, (0.002, 0.014), "fail", Verdict.INCONCLUSIVE, False),
-        (-0.004, (-0.006, -0.001), "fail", Verdict.PASSED, True),
+        (0.003, (0.001, 0.005), "warn", Status.PASSED, True),
+        (0.003, (0.001, 0.010), "fail", Status.PASSED, True),
+        (0.020, (0.015, 0.025), "pass", Status.FAILED, False),
+        (0.008, (0.002, 0.014), "warn", Status.INCONCLUSIVE, True),
+        (0.012, (0.006, 0.018), "warn", Status.INCONCLUSIVE, False),
+        (0.012, (0.006, 0.018), "pass", Status.INCONCLUSIVE, True),
+        (0.008, (0.002, 0.014), "fail", Status.INCONCLUSIVE, False),
+        (-0.004, (-0.006, -0.001), "fail", Status.PASSED, True),
     ],
 )
-def test_decide(drop: float, interval: tuple[float, float], policy: str, verdict: Verdict, allowed: bool) -> None:
+def test_decide(drop: float, interval: tuple[float, float], policy: str, verdict: Status, allowed: bool) -> None:
     decision = decide(drop, interval, 0.010, policy)
-    assert (decision.verdict, decision.allowed) == (verdict, allowed)
+    assert (decision.status, decision.allowed) == (verdict, allowed)
     assert "threshold 1.00" in decision.reason
 
 

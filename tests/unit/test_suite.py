@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -270,7 +271,7 @@ def test_a_failure_fails_the_run_and_says_why(toy: Toy, blind: Path) -> None:
     done = toy.pytest("tests/test_accuracy.py", "-k", FLOAT, dataset=blind)
     assert done.returncode == 1, done.stdout + done.stderr
     (entry,) = toy.results().entries
-    assert entry.status == results.Status.ERROR
+    assert entry.status == results.Status.FAILED
     assert "sees next to nothing" in (entry.reason or "")
 
 
@@ -469,3 +470,47 @@ def test_a_project_may_call_its_own_package_fixtures(tmp_path: Path) -> None:
         env=environment,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+KILLER = """
+import os, signal
+
+def pytest_runtest_logstart(nodeid):
+    if "int8-ort-minmax" in nodeid:
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_killed_run_keeps_what_it_measured(toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "killer.py").write_text(KILLER)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    chosen = f"{SCHEMES} and not cuda and not trt and not openvino"
+    done = toy.pytest("-p", "killer", "tests/test_accuracy.py", "-k", chosen)
+    assert done.returncode == -signal.SIGKILL, done.stdout + done.stderr
+    found = toy.results()
+    assert found.cut
+    assert [(entry.scheme, entry.map) for entry in found.entries] == [("fp32", 1.0)]
+    folder = toy.folder / "runs" / "latest"
+    subprocess.run([sys.executable, "-m", "lowbit.cli", "report", str(folder)], check=True, timeout=PATIENCE, cwd=ROOT)
+    assert "This run was cut" in (folder / "summary.md").read_text()
+    assert "This run was cut" in (folder / "report.html").read_text()
+
+
+@pytest.mark.parametrize(("more", "code"), [((), 1), (("--allow-skips",), 0)])
+def test_named_schemes_that_all_skip_are_no_success(toy: Toy, more: tuple[str, ...], code: int) -> None:
+    named = ("--scheme=w8a8-brevitas", *more)
+    done = toy.pytest("tests/test_accuracy.py", *named, "-k", "not cuda and not trt and not openvino")
+    assert done.returncode == code, done.stdout + done.stderr
+    assert ("w8a8-brevitas was asked for and not measured" in done.stdout) is (code == 1)
+
+
+def test_a_failed_structure_test_is_failed_and_no_error(
+    toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fault = "import dataclasses\n\nfrom lowbit import graph\n\nright = graph.structure\ngraph.structure = lambda model: dataclasses.replace(right(model), tail_quantized=('TopK',))\n"
+    (tmp_path / "tail.py").write_text(fault)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    done = toy.pytest("-p", "tail", "tests/test_artifact.py", "-k", "int8-ort-minmax and decode_tail_is_float")
+    assert done.returncode == 1, done.stdout + done.stderr
+    (entry,) = toy.results().entries
+    assert entry.status == results.Status.FAILED
