@@ -19,12 +19,13 @@ from numpy.typing import NDArray
 
 from lowbit import host
 from lowbit.data.letterbox import preprocess
+from lowbit.evaluate import detector_name
 from lowbit.measure.latency import interleave
 from lowbit.measure.metrics import drop_interval, evaluate
 from lowbit.measure.predict import predict
 from lowbit.runtime import SessionOptions, deployed_options, find, open_session
 from lowbit.schemes import CATALOGUE
-from lowbit_pytest.options import detector_name, detector_names
+from lowbit_pytest.options import detector_names
 from lowbit_pytest.workbench import Workbench
 
 PAIRS = 60

@@ -9,9 +9,9 @@ import pytest
 
 from lowbit import gate
 from lowbit.artifact import Artifact
+from lowbit.evaluate import Case, Evidence
 from lowbit.graph import Structure
 from lowbit.results import Status
-from lowbit_pytest.options import Case
 from lowbit_pytest.recording import (
     Record,
     describe_accuracy,
@@ -20,7 +20,7 @@ from lowbit_pytest.recording import (
     save_detections,
     save_pictures,
 )
-from lowbit_pytest.workbench import Evidence, Workbench
+from lowbit_pytest.workbench import Workbench
 
 
 @pytest.mark.accuracy

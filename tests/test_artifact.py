@@ -9,12 +9,12 @@ import pytest
 
 from lowbit import files, graph
 from lowbit.artifact import Artifact
+from lowbit.evaluate import Case
 from lowbit.graph import Structure, layout, qcdq
 from lowbit.measure import proof
 from lowbit.quantize import portable
 from lowbit.quantize.mixed import SETTINGS
 from lowbit.schemes import CATALOGUE, origins
-from lowbit_pytest.options import Case
 from lowbit_pytest.recording import Record, describe_artifact
 from lowbit_pytest.workbench import Workbench
 

@@ -11,15 +11,15 @@ import pytest
 
 from lowbit import graph
 from lowbit.artifact import Artifact
+from lowbit.evaluate import Case, Evidence
 from lowbit.measure.latency import interleave
 from lowbit.measure.metrics import drop_interval
 from lowbit.quantize import CROSSCHECK_TOOLS
 from lowbit.results import CrossCheck
 from lowbit.schemes import find
 from lowbit.sensitivity import layermap, native
-from lowbit_pytest.options import Case
 from lowbit_pytest.recording import Record
-from lowbit_pytest.workbench import Evidence, Workbench
+from lowbit_pytest.workbench import Workbench
 
 BESIDE = "int8-modelopt-entropy"
 PICTURES, PAIRS = 4, 30

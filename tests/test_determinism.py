@@ -12,12 +12,12 @@ from lowbit import runtime
 from lowbit.artifact import Artifact
 from lowbit.data.letterbox import InputSpec
 from lowbit.detector.detector import Detector
+from lowbit.evaluate import Case
 from lowbit.measure.metrics import evaluate
 from lowbit.measure.predict import predict
 from lowbit.schemes import CATALOGUE, Scheme, find
 from lowbit.store.store import Store
 from lowbit_pytest import tiers
-from lowbit_pytest.options import Case
 from lowbit_pytest.workbench import Workbench
 from tests.unit.lazily import lazily
 

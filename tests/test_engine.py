@@ -8,12 +8,12 @@ from numpy.typing import NDArray
 
 from lowbit import runtime
 from lowbit.artifact import Artifact
+from lowbit.evaluate import Case
 from lowbit.measure import latency, proof
 from lowbit.progress import Step
 from lowbit.results import EngineRecord
 from lowbit.runtime import tensorrt
 from lowbit.schemes import find
-from lowbit_pytest.options import Case
 from lowbit_pytest.recording import Record
 from lowbit_pytest.workbench import Workbench
 

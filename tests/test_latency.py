@@ -14,10 +14,10 @@ import pytest
 from lowbit import host, runtime
 from lowbit.artifact import Artifact
 from lowbit.errors import UnavailableError
+from lowbit.evaluate import Case
 from lowbit.graph import Structure
 from lowbit.measure import latency
 from lowbit.schemes import find
-from lowbit_pytest.options import Case
 from lowbit_pytest.recording import Record, describe_artifact, describe_runtime
 from lowbit_pytest.workbench import Workbench
 

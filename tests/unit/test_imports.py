@@ -14,7 +14,7 @@ ROOT = Path(lowbit.__file__).parent
 ORDER = (
     *("errors", "progress", "display", "markdown", "files", "toml", "host", "schemes", "artifact", "source", "worker"),
     *("data", "bundled", "runtime", "graph", "detector", "old_results", "results"),
-    *("measure", "sensitivity", "quantize", "capability", "store", "gate", "report", "cli"),
+    *("measure", "sensitivity", "quantize", "capability", "store", "gate", "evaluate", "report", "cli"),
 )
 
 

@@ -338,10 +338,10 @@ def test_an_expected_failure_that_grew_is_a_failure(
 
 # A plugin by which every scheme loses 20 points.
 WORSE = """
-from lowbit_pytest import workbench
+from lowbit import evaluate
 
-workbench.compare = lambda *_: {"map": 0.2}
-workbench.drop_interval = lambda *_: (0.1, 0.3)
+evaluate.compare = lambda *_: {"map": 0.2}
+evaluate.drop_interval = lambda *_: (0.1, 0.3)
 """
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from lowbit.detector import REGISTRY
+from lowbit.evaluate import Case
 from lowbit.runtime import runtimes
 from lowbit.schemes import CATALOGUE
 from lowbit_pytest import tiers
-from lowbit_pytest.options import Case
 from tests.unit.waiting import PATIENCE
 
 ROOT = Path(__file__).parents[2]

@@ -1,0 +1,341 @@
+"""The flow: a case to its artifact, the artifact to evidence. The gate makes a verdict of it, and results.json keeps it.
+
+pytest's fixtures are an :class:`Evaluation` too: they add parametrization, skips, progress and reporting.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lowbit import capability, graph, runtime
+from lowbit.artifact import Artifact
+from lowbit.data.dataset import Dataset
+from lowbit.data.detections import Detections
+from lowbit.data.leak import check_leak
+from lowbit.data.letterbox import preprocess
+from lowbit.data.lists import CalibrationSet, load_calibration
+from lowbit.data.load import load_data, load_images, load_unlabelled
+from lowbit.data.pseudo_labels import labelled_by
+from lowbit.detector import Detector, declare, registry
+from lowbit.errors import UnavailableError
+from lowbit.measure import emulation, pycocotools_check
+from lowbit.measure.metrics import (
+    DEPLOYED_CONFIDENCE,
+    Accuracy,
+    class_drops,
+    compare,
+    drop_interval,
+    evaluate,
+    worst_class,
+)
+from lowbit.measure.parity import IMAGES, Parity, check_parity
+from lowbit.measure.predict import predict
+from lowbit.measure.proof import kernels
+from lowbit.progress import Progress, Step
+from lowbit.quantize import TORCH_TOOLS
+from lowbit.runtime import Kernels, Runtime, Session
+from lowbit.schemes import CATALOGUE, Scheme, origins
+from lowbit.schemes import find as find_scheme
+from lowbit.store.key import BuildRequest
+from lowbit.store.requests import export_request, graph_request, torch_request, widened_request
+from lowbit.store.store import Store
+
+# Images that a test runs where it needs a few.
+PROBES = 4
+
+
+@dataclass(frozen=True)
+class Case:
+    """One scheme on one detector and one runtime: the parameter of every suite test."""
+
+    detector: str
+    scheme: Scheme
+    runtime: Runtime
+
+    @property
+    def name(self) -> str:
+        """The detector's name; a file's is its stem."""
+        return detector_name(self.detector)
+
+    @property
+    def id(self) -> str:
+        """``<detector>-<scheme>``, and the runtime where it is not the default."""
+        return f"{self.name}-{self.scheme.id}" + ("" if self.on_default else f"-{self.runtime.name}")
+
+    @property
+    def on_default(self) -> bool:
+        """Whether it runs on the default runtime."""
+        return self.runtime.name == runtime.DEFAULT
+
+
+def detector_name(given: str) -> str:
+    """What a detector is called in test ids and results: a registered or declared name, or a file's stem."""
+    return Path(given).stem if given.endswith((".onnx", ".pt")) else given
+
+
+def reference_of(case: Case) -> Case:
+    """FP32 on the same detector and runtime: what a case is compared with."""
+    return dataclasses.replace(case, scheme=CATALOGUE["fp32"])
+
+
+@dataclasses.dataclass(frozen=True)
+class Evidence:
+    """What one artifact saw on the data set, scored, and how it differs from FP32 on the same runtime.
+
+    ``checked``: pycocotools' AP of the same detections.
+    """
+
+    accuracy: Accuracy
+    checked: pycocotools_check.Checked
+    detections: dict[int, Detections]
+    drops: dict[str, float]
+    worst_class: str
+    class_drops: dict[str, float]
+    interval: tuple[float, float]
+    parity: Parity
+
+    @property
+    def drop(self) -> float:
+        """The drop of mAP."""
+        return self.drops["map"]
+
+
+@dataclass(frozen=True)
+class Given:
+    """What the user names instead of a detector's own, and how it is read.
+
+    ``dataset``: annotations, or without labels images; ``labels``: ``dataset`` or ``none``; ``calibration``: a list of
+    images; ``training``: images that a recovery may learn from; ``image_size``: side of the input in pixels, for files
+    that leave it open; ``trust``: unpickle checkpoints of unknown origin; ``allow_similar``: take calibration images that
+    look like evaluation images; ``declared``: detectors that ``lowbit.toml`` declares, by name.
+    """
+
+    dataset: Path | None = None
+    labels: str | None = None
+    calibration: Path | None = None
+    training: Path | None = None
+    image_size: int | None = None
+    trust: bool = False
+    allow_similar: bool = False
+    declared: Mapping[str, declare.Declared] = dataclasses.field(default_factory=dict)
+
+
+class Evaluation:
+    """What is known of any number of cases. Methods are cached: asking twice costs nothing."""
+
+    def __init__(self, store: Store, given: Given, progress: Progress) -> None:
+        self.store, self.given, self.progress = store, given, progress
+        self._notes: dict[str, None] = {}
+        # Bound per instance, so that the caches end with it.
+        self.detector = cache(self._detector)
+        self.weights = cache(self._weights)
+        self.check_detector = cache(self._check_detector)
+        self.dataset = cache(self._dataset)
+        self.truth = cache(self._truth)
+        self.detections = cache(self._detections)
+        self.calibration = cache(self._calibration)
+        self.training = cache(self._training)
+        self.artifact = cache(self._artifact)
+        self.structure = cache(self._structure)
+        self.evidence = cache(self._evidence)
+        self.session = cache(self._session)
+        self.timed_session = cache(self._timed_session)
+        self.kernels = cache(self._kernels)
+        self.saturates = cache(self._saturates)
+
+    def _weights(self, name: str) -> str:
+        return self.detector(name).weights_sha256
+
+    def _check_detector(self, name: str) -> None:
+        """Raise :class:`LowbitError` unless detector, data set and calibration list fit each other."""
+        dataset = self.dataset(name)
+        self._note(dataset.notes)
+        self._note(check_leak(dataset, self.calibration(name), allow_similar=self._allow_similar(name)))
+
+    def _allow_similar(self, name: str) -> bool:
+        declared = self.given.declared.get(name)
+        return bool(self.given.allow_similar or (declared and declared.allow_similar))
+
+    def _note(self, notes: Iterable[str]) -> None:
+        self._notes.update(dict.fromkeys(notes))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was dropped or assumed in reading the data, each said once."""
+        return tuple(self._notes)
+
+    def unable(self, case: Case, *, timed: bool, scored: bool) -> str | None:
+        """Why a case can't be built or measured here, or None. ``timed``, ``scored``: what would be measured of it."""
+        if reason := capability.missing(case.scheme, case.runtime):
+            return reason
+        if timed and case.scheme.precision == "fp8" and not case.runtime.times_fp8:
+            return f"{case.runtime.title} has no FP8 kernels and emulates it: its time would say nothing"
+        try:
+            detector = self.detector(case.detector)
+        except UnavailableError as error:
+            return str(error)
+        if scored and detector.seed is not None:
+            return f"{detector.name} has random weights: it is there for timings, and its accuracy means nothing"
+        torch_tools = TORCH_TOOLS.intersection(scheme.tool for scheme in origins(case.scheme))
+        if torch_tools and detector.onnx is not None:
+            return f"{next(iter(torch_tools))} quantizes a torch module, and {detector.name} is an ONNX file"
+        return None
+
+    def _detector(self, name: str) -> Detector:
+        return registry.find(
+            name,
+            trust=self.given.trust,
+            size=self.given.image_size,
+            declared=self.given.declared,
+        )
+
+    def _dataset(self, name: str) -> Dataset:
+        detector, declared = self.detector(name), self.given.declared.get(name)
+        given: Path | None = self.given.dataset
+        labels = self.given.labels or (declared.labels if declared else "dataset")
+        if labels == "none":
+            place = given.resolve() if given else declared.dataset if declared else None
+            place = place or detector.load_data(self.store.data).annotations
+            return load_unlabelled(place, detector.head.classes)
+        dataset = load_data(given.resolve()) if given else detector.load_data(self.store.data)
+        return dataset.fitted(detector.head.classes, detector.name, declared.classes if declared else None)
+
+    def _truth(self, name: str) -> Dataset:
+        """The data set that accuracy is measured on: where nobody labelled it, FP32's confident boxes on the CPU are
+        the objects, so that AP is agreement with them."""
+        dataset = self.dataset(name)
+        if dataset.labelled:
+            return dataset
+        seen = self.detections(Case(name, CATALOGUE["fp32"], runtime.find(runtime.DEFAULT)))
+        return labelled_by(dataset, seen, DEPLOYED_CONFIDENCE, self.store.data)
+
+    def _calibration(self, name: str) -> CalibrationSet:
+        given = self.given.calibration
+        return load_calibration(given.resolve()) if given else self.detector(name).load_calibration(self.store.data)
+
+    def _training(self, name: str) -> CalibrationSet:
+        given = self.given.training
+        return load_images(given.resolve()) if given else self.detector(name).load_training(self.store.data)
+
+    def request(self, name: str, scheme: Scheme) -> BuildRequest:
+        """What the store is asked for: everything that shapes the artifact of a scheme on a detector."""
+        detector = self.detector(name)
+        if scheme.tool == "export":
+            return export_request(detector)
+        self.check_detector(name)
+        calibration, start = self.calibration(name), scheme.settings.get("start")
+        origin = self.artifact(name, find_scheme(start)) if start else None
+        if scheme.tool in TORCH_TOOLS:
+            training, labels = self._training_of(name, scheme), None
+            if training and scheme.settings["recovery"].get("labels"):
+                labels = self._labels(name, scheme, training.source)
+            return torch_request(scheme, detector, calibration, training, labels, origin)
+        return graph_request(scheme, self.artifact(name, CATALOGUE["fp32"]), detector.input, calibration, origin)
+
+    def _training_of(self, name: str, scheme: Scheme) -> CalibrationSet | None:
+        """The training pictures of a scheme that learns from them; any other learns from the calibration list."""
+        if scheme.settings.get("recovery", {}).get("pictures") != "training":
+            return None
+        training = self.training(name)
+        self._note(check_leak(self.dataset(name), training, allow_similar=self._allow_similar(name)))
+        return training
+
+    def _labels(self, name: str, scheme: Scheme, source: Path) -> Dataset:
+        """The training images with their labels, with the detector's classes as the evaluation set has them."""
+        if source.suffix == ".txt":
+            raise UnavailableError(f"{scheme.id}: learns from labels, and {source} is a list of images without any.")
+        detector, declared = self.detector(name), self.given.declared.get(name)
+        return load_data(source).fitted(detector.head.classes, detector.name, declared.classes if declared else None)
+
+    def _artifact(self, name: str, scheme: Scheme) -> Artifact:
+        return self.store.get(self.request(name, scheme))
+
+    def _structure(self, name: str, scheme: Scheme) -> graph.Structure:
+        return graph.structure(graph.load(self.artifact(name, scheme).path))
+
+    def options(self, case: Case) -> runtime.SessionOptions:
+        """The session options with which the case's artifact ships."""
+        return case.runtime.options(
+            case.scheme.precision,
+            weights_only=case.scheme.weights_only,
+            saturates=case.runtime.emulated and self.saturates(case.detector, case.scheme),
+        )
+
+    def _saturates(self, name: str, scheme: Scheme) -> bool:
+        """Whether this processor's kernels would lose sums of the scheme's artifact."""
+        options = runtime.deployed_options(scheme.precision, weights_only=scheme.weights_only)
+        return emulation.saturates_here(graph.load(self.artifact(name, scheme).path), options.config)
+
+    def inputs(
+        self, name: str, count: int = PROBES, *, objects: bool = False
+    ) -> list[np.ndarray[Any, np.dtype[np.float32]]]:
+        """The first images of a detector's data set, preprocessed: fixed, realistic inputs. ``objects``: those that are
+        labelled with any, if there are such."""
+        spec, dataset = self.detector(name).input, self.dataset(name)
+        labelled = {entry["image_id"] for entry in dataset.coco["annotations"]} if objects else set()
+        chosen = [image for image in dataset.images if image.id in labelled] or list(dataset.images)
+        return [preprocess(image.path, spec, as_stored=image.as_stored)[0] for image in chosen[:count]]
+
+    def deployed(self, case: Case) -> Artifact:
+        """What the case's runtime loads: the artifact, or its INT8 form where the runtime has no INT4."""
+        artifact = self.artifact(case.detector, case.scheme)
+        if case.runtime.int4 or case.scheme.weight_bits != 4:
+            return artifact
+        return self.store.get(widened_request(artifact, case.scheme, self.detector(case.detector).input))
+
+    def _session(self, case: Case) -> Session:
+        return runtime.open_session(self.deployed(case).path, self.options(case))
+
+    def timed_options(self, case: Case) -> runtime.SessionOptions:
+        """The same with every thread on a processor of its own."""
+        return case.runtime.for_timing(self.options(case))
+
+    def _timed_session(self, case: Case) -> Session:
+        options = self.timed_options(case)
+        if options == self.options(case):
+            return self.session(case)
+        return runtime.open_session(self.deployed(case).path, options)
+
+    def _kernels(self, case: Case) -> Kernels:
+        return kernels(self.deployed(case).path, self.options(case), self.inputs(case.detector, 1)[0])
+
+    def _detections(self, case: Case) -> dict[int, Detections]:
+        def progress(done: int, total: int) -> None:
+            self.progress(Step(f"{case.id}: evaluating", done, total, "images"))
+
+        detector, dataset = self.detector(case.detector), self.dataset(case.detector)
+        path, deployed, in_turns = self.deployed(case).path, self.options(case), case.runtime.in_turns
+        options = case.runtime.for_many(deployed)
+        session = self.session(case) if options == deployed else runtime.open_session(path, options)
+        return predict(session, detector.head, dataset, detector.input, progress, in_turns=in_turns)
+
+    def _evidence(self, case: Case) -> Evidence:
+        # Before accuracy is measured: a number from a session that computes something else means nothing.
+        parity = check_parity(
+            self.deployed(case).path,
+            self.session(case),
+            self.options(case),
+            self.detector(case.detector).head,
+            self.inputs(case.detector, IMAGES, objects=True),
+        )
+        found, dataset = self.detections(case), self.truth(case.detector)
+        accuracy = evaluate(dataset, found)
+        checked = pycocotools_check.check(dataset, found, accuracy)
+        reference = accuracy if case.scheme.id == "fp32" else self.evidence(reference_of(case)).accuracy
+        return Evidence(
+            accuracy,
+            checked,
+            found,
+            compare(reference, accuracy),
+            worst_class(reference, accuracy)[0],
+            class_drops(reference, accuracy),
+            (0.0, 0.0) if reference is accuracy else drop_interval(reference, accuracy, len(dataset.images)),
+            parity,
+        )
