@@ -92,6 +92,9 @@ def build(job: Job) -> dict[str, Any]:
     probes = list(job.calibration.first(_PARITY_PICTURES).batches(job.input))
     difference = layers.check_parity(student, model, probes, quantized_inputs=settings["activation_bits"] == 8)
     onnx.save(model, str(job.output))
+    if "max_drop" in settings:
+        weights_only = settings["activation_bits"] == 16
+        info["sensitivity"]["agreement_drop"] = mixed.shipped_drop(job, detector, weights_only=weights_only)
     return {
         **info,
         "qdq_nodes": after,

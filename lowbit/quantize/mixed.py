@@ -9,12 +9,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from lowbit import runtime
 from lowbit.detector import Detector
 from lowbit.quantize import Job
 from lowbit.sensitivity import assignment, native, search
 from lowbit.sensitivity.layermap import layer_map
 
 SETTINGS = frozenset({"eight_top", "max_bits", "max_drop"})
+
+
+def shipped_drop(job: Job, detector: Detector, *, weights_only: bool) -> float:
+    """How much agreement with the float graph ``job.output`` loses on held-out calibration images, a fraction of AP.
+
+    The search measured candidates with rounded weights in the float graph; this is the file that ships.
+    """
+    path = job.output.parent / "float.onnx"
+    detector.export(path)
+    held = assignment.held_out(path, detector.head, job.input, job.calibration.paths)
+    path.unlink()
+    return assignment.drop_of_file(held, job.output, runtime.deployed_options("mixed", weights_only=weights_only))
 
 
 def eight_bit_modules(job: Job, detector: Detector, modules: Sequence[str]) -> tuple[set[str], dict[str, Any]]:
@@ -47,7 +60,7 @@ def eight_bit_modules(job: Job, detector: Detector, modules: Sequence[str]) -> t
                 return 1 - (held.harm(held.quantized(dtypes, native.WEIGHTS_ONLY)).agreement or 0.0)
 
             best, tried = search.search(noise, cost, drop_of, job.settings["max_drop"], progress=job.progress)
-            assigned, found = best.dtypes, {"agreement_drop": best.drop, "tried": search.trace(tried)}
+            assigned, found = best.dtypes, {"tried": search.trace(tried)}
         nodes = {name for name, dtype in assigned.items() if dtype == "int8"}
         found["assigned_bits"] = search.weight_bits(assigned, cost, floating.parameters)
     path.unlink()

@@ -28,6 +28,6 @@ def build(job: Job) -> dict[str, Any]:
         "assigned_bits": search.weight_bits(best.dtypes, candidates.cost(), candidates.floating.parameters),
         "dtypes": best.dtypes,
         "float_convolutions": [name for name, dtype in best.dtypes.items() if dtype == search.FLOAT],
-        "agreement_drop": best.drop,
+        "agreement_drop": candidates.drop(job.output),
         "tried": search.trace(tried),
     }

@@ -44,6 +44,11 @@ def held_out(path: Path, head: Head, spec: InputSpec, pictures: Sequence[Path]) 
     return held
 
 
+def drop_of_file(held: native.Graph, artifact: Path, options: runtime.SessionOptions) -> float:
+    """How much agreement with ``held``, of :func:`held_out`, an artifact loses with these options: a fraction of AP."""
+    return 1 - held.agreement(runtime.open_session(artifact, options))
+
+
 class Candidates(ABC):
     """A detector's assignments of one kind. ``path``: its float graph."""
 
@@ -88,6 +93,10 @@ class Candidates(ABC):
             for name in self.floating.nodes
         }
 
+    def drop(self, artifact: Path) -> float:
+        """How much agreement with the float graph a file loses, opened as deployed: a fraction of AP."""
+        return drop_of_file(self._held, artifact, self.options)
+
     def find(
         self, max_drop: float, output: Path, built: Callable[[Path], None] = lambda _: None
     ) -> tuple[search.Point, list[search.Point]]:
@@ -98,7 +107,7 @@ class Candidates(ABC):
 
         def drop_of(dtypes: dict[str, str]) -> float:
             self.build(dtypes, output)
-            drop = 1 - self._held.agreement(runtime.open_session(output, self.options))
+            drop = self.drop(output)
             built(output)
             return drop
 
