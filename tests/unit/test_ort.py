@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -297,3 +298,37 @@ def test_the_layout_changes_no_bit(job: Job, model: onnx.ModelProto) -> None:
     for picture in pictures(job):
         for one, two in zip(run(before, picture, optimized=False), run(after, picture, optimized=False), strict=True):
             assert np.array_equal(one, two)
+
+
+def test_the_manifest_s_agreement_is_that_of_the_file_that_ships(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The search tries candidates with ranges by min-max on a few images. Here the one that ships is blind."""
+    path = toys.make_detector(tmp_path / "toy.onnx")
+    quantize = ort.quantize
+
+    def blind(job: Job, model: onnx.ModelProto, method: str, **options: Any) -> dict[str, int]:
+        placed = quantize(job, model, method, **options)
+        if method == "entropy":
+            shipped = onnx.load(str(job.output))
+            for weight in shipped.graph.initializer:
+                if weight.data_type == TensorProto.INT8:
+                    weight.CopyFrom(numpy_helper.from_array(np.zeros(weight.dims, np.int8), weight.name))
+            onnx.save(shipped, str(job.output))
+        return placed
+
+    monkeypatch.setattr(ort, "quantize", blind)
+    job = Job(
+        scheme="mixed-ort-d1.0",
+        settings={"calibration_method": "entropy", "max_drop": 0.01},
+        source=path,
+        identity={},
+        input=InputSpec(SIZE),
+        calibration=load_calibration(toys.make_calibration(tmp_path / "calibration", 8)),
+        output=tmp_path / "model.onnx",
+        unfinished=tmp_path,
+        progress=lambda _: None,
+    )
+    found = ort.build(job)
+    assert min(point["drop"] for point in found["tried"]) == 0
+    assert found["agreement_drop"] > 0.5
