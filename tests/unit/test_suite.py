@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,17 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Toy:
     return Toy(tmp_path_factory.mktemp("toy"))
 
 
+@pytest.fixture
+def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
+    """``plugin(name, code)``: a plugin of pytest that the next sessions load with ``-p name``."""
+
+    def write(name: str, code: str) -> None:
+        (tmp_path / f"{name}.py").write_text(code)
+        monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+
+    return write
+
+
 FLOAT = "fp32 and not lean and not cuda and not trt and not openvino"
 SCHEMES = "(fp32 or int8-ort-minmax) and not lean"
 
@@ -94,10 +106,9 @@ def test_a_gate_passes_and_says_all_of_it(toy: Toy) -> None:
     assert next((folder / "artifacts" / "int8-ort-minmax").iterdir()).resolve().is_dir()
 
 
-def test_timings_run_last_and_on_the_same_cores(toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_timings_run_last_and_on_the_same_cores(toy: Toy, tmp_path: Path, plugin: Callable[[str, str], None]) -> None:
     """Whatever order pytest gives to the parameters of its session fixtures; what ran is read, not what was collected."""
-    (tmp_path / "cores.py").write_text(CORES)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    plugin("cores", CORES)
     files = ("tests/test_latency.py", "tests/test_accuracy.py", "tests/test_artifact.py")
     chosen = f"{SCHEMES} and not cuda and not trt and not openvino"
     done = toy.pytest(*files, "-k", chosen, "-v", "-p", "cores")
@@ -158,13 +169,10 @@ def test_baselines_are_kept_by_hardware(toy: Toy, tmp_path: Path) -> None:
 
 
 def test_an_artifact_that_would_saturate_runs_without_such_kernels(
-    toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    toy: Toy, plugin: Callable[[str, str], None]
 ) -> None:
     """As on a processor without VNNI, with an artifact that is not made for it."""
-    (tmp_path / "lossy.py").write_text(
-        "from lowbit.measure import emulation\n\nemulation.saturates_here = lambda *_: True\n"
-    )
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    plugin("lossy", "from lowbit.measure import emulation\n\nemulation.saturates_here = lambda *_: True\n")
     done = toy.pytest("-p", "lossy", "tests/test_latency.py", "-k", "int8-ort-minmax and not openvino")
     assert done.returncode == 0, done.stdout + done.stderr
     measured = [e for e in toy.results().entries if e.latency]
@@ -175,13 +183,10 @@ def test_an_artifact_that_would_saturate_runs_without_such_kernels(
     assert "so it ran with `session.x64quantprecision=1`" in (toy.folder / "runs" / "latest" / "summary.md").read_text()
 
 
-def test_a_matcher_that_differs_from_pycocotools_is_an_error(
-    toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_matcher_that_differs_from_pycocotools_is_an_error(toy: Toy, plugin: Callable[[str, str], None]) -> None:
     """No AP is reported that pycocotools does not confirm."""
     fault = "from lowbit.measure import matching\n\nright = matching._overlap\nmatching._overlap = lambda *boxes: 0.7 * right(*boxes)\n"
-    (tmp_path / "faulty.py").write_text(fault)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    plugin("faulty", fault)
     done = toy.pytest("-p", "faulty", "tests/test_accuracy.py", "-k", FLOAT)
     assert done.returncode == 1, done.stdout + done.stderr
     (entry,) = toy.results().entries
@@ -321,10 +326,9 @@ def test_expected_failures(toy: Toy, blind: Path, changes: dict[str, Any], blind
     ("at_most", "code", "said"), [(0.25, 0, "1 xfailed"), (0.15, 1, "at most 15.00 points were expected")]
 )
 def test_an_expected_failure_that_grew_is_a_failure(
-    toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_most: float, code: int, said: str
+    toy: Toy, plugin: Callable[[str, str], None], at_most: float, code: int, said: str
 ) -> None:
-    (tmp_path / "worse.py").write_text(WORSE)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    plugin("worse", WORSE)
     changes = {"scheme": "int8-ort-minmax", "text": "threshold 1.00", "drop_at_most": at_most}
     listing = expected(toy.folder, **changes)
     chosen = "int8-ort-minmax and not cuda and not trt and not openvino"
@@ -481,9 +485,8 @@ def pytest_runtest_logstart(nodeid):
 """
 
 
-def test_a_killed_run_keeps_what_it_measured(toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "killer.py").write_text(KILLER)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+def test_a_killed_run_keeps_what_it_measured(toy: Toy, plugin: Callable[[str, str], None]) -> None:
+    plugin("killer", KILLER)
     chosen = f"{SCHEMES} and not cuda and not trt and not openvino"
     done = toy.pytest("-p", "killer", "tests/test_accuracy.py", "-k", chosen)
     assert done.returncode == -signal.SIGKILL, done.stdout + done.stderr
@@ -504,12 +507,9 @@ def test_named_schemes_that_all_skip_are_no_success(toy: Toy, more: tuple[str, .
     assert ("w8a8-brevitas was asked for and not measured" in done.stdout) is (code == 1)
 
 
-def test_a_failed_structure_test_is_failed_and_no_error(
-    toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_structure_test_is_failed_and_no_error(toy: Toy, plugin: Callable[[str, str], None]) -> None:
     fault = "import dataclasses\n\nfrom lowbit import graph\n\nright = graph.structure\ngraph.structure = lambda model: dataclasses.replace(right(model), tail_quantized=('TopK',))\n"
-    (tmp_path / "tail.py").write_text(fault)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    plugin("tail", fault)
     done = toy.pytest("-p", "tail", "tests/test_artifact.py", "-k", "int8-ort-minmax and decode_tail_is_float")
     assert done.returncode == 1, done.stdout + done.stderr
     (entry,) = toy.results().entries
