@@ -33,7 +33,7 @@ from lowbit.quantize.gptq import correct_biases, round_weights
 from lowbit.quantize.qat import layers
 from lowbit.store.store import default_root
 
-PICTURES = 32
+IMAGES = 32
 RECONSTRUCTED, RECONSTRUCTION_STEPS = 8, 80
 
 
@@ -110,7 +110,7 @@ def in_blocks(network: torch_module.RawHead, size: int) -> float:
 
 
 def reconstruct(
-    network: torch_module.RawHead, teacher: torch_module.RawHead, pictures: Sequence[np.ndarray], unit: str
+    network: torch_module.RawHead, teacher: torch_module.RawHead, images: Sequence[np.ndarray], unit: str
 ) -> None:
     """AdaRound (https://arxiv.org/abs/2004.10568) or BRECQ (https://arxiv.org/abs/2102.05426): unit by unit, move weights
     within half a step so that the unit's output on what the quantized units before it give is the float one's."""
@@ -121,7 +121,7 @@ def reconstruct(
         depth = {name: 5 if name.split(".")[2] == str(head) else 3 for name in found}
         found = list(dict.fromkeys(".".join(name.split(".")[: depth[name]]) for name in found))
     bound = layers.Reach(network, 0.5)
-    tensors = [torch.from_numpy(picture) for picture in pictures[:RECONSTRUCTED]]
+    tensors = [torch.from_numpy(image) for image in images[:RECONSTRUCTED]]
     for name in found:
         mine, theirs = network.get_submodule(name), teacher.get_submodule(name)
         given: list[tuple[Any, ...]] = []
@@ -156,16 +156,16 @@ def quantize(
     if isinstance(method.scales, int):
         return network, in_blocks(network, method.scales)
     settings = {"weight_bits": 4, "activation_bits": 16, "scales": method.scales}
-    pictures = list(calibration.batches(detector.input))
+    images = list(calibration.batches(detector.input))
     eight = kept_at_eight(detector, calibration, teacher, method.budget) if method.budget else set()
     layers.quantize_convolutions(network, settings, eight)
-    layers.calibrate(network, iter(pictures[:1]))
+    layers.calibrate(network, iter(images[:1]))
     if method.compensation is not None:
-        round_weights(network, pictures, lambda _: None, method.compensation)
+        round_weights(network, images, lambda _: None, method.compensation)
     if method.reconstruct:
-        reconstruct(network, teacher, pictures, method.reconstruct)
+        reconstruct(network, teacher, images, method.reconstruct)
     if method.correct:
-        correct_biases(network, pictures)
+        correct_biases(network, images)
     found = torch_module.convolutions(network)
     scale_count = sum(c.out_channels if method.scales == "channel" else 1 for c in found.values())
     total = sum(conv.weight.numel() for conv in found.values())
@@ -193,7 +193,7 @@ def main() -> None:
     detector = registry.find(options.detector)
     data: Path = default_root() / "data"
     dataset, calibration = detector.load_data(data), detector.load_calibration(data)
-    calibration = calibration.first(PICTURES)
+    calibration = calibration.first(IMAGES)
     teacher = torch_module.fused(detector)
     print(f"{detector.name}, {len(dataset.images)} images of {dataset.name}; {len(calibration.paths)} for calibration")
     print("| method | weight bits | AP | minutes |\n|---|---:|---:|---:|")

@@ -166,14 +166,14 @@ from pathlib import Path
 import numpy as np
 from modelopt.onnx.quantization import quantize
 from lowbit.data.letterbox import InputSpec, preprocess
-source, target, size, name, tail, *pictures = sys.argv[1:]
+source, target, size, name, tail, *images = sys.argv[1:]
 class Reader:
     def __init__(self): self.rewind()
     def get_next(self):
         path = next(self.left, None)
         return None if path is None else {name: preprocess(Path(path), InputSpec(int(size)))[0]}
-    def get_first(self): return {name: preprocess(Path(pictures[0]), InputSpec(int(size)))[0]}
-    def rewind(self): self.left = iter(pictures)
+    def get_first(self): return {name: preprocess(Path(images[0]), InputSpec(int(size)))[0]}
+    def rewind(self): self.left = iter(images)
 quantize(source, quantize_mode="int8", calibration_method="entropy", calibration_data_reader=Reader(),
          calibration_eps=["cpu"], nodes_to_exclude=Path(tail).read_text().split(), output_path=target,
          high_precision_dtype="fp32", dq_only=True)
@@ -181,7 +181,7 @@ quantize(source, quantize_mode="int8", calibration_method="entropy", calibration
 
 
 def _modelopt_alone(request: BuildRequest, folder: Path) -> float:
-    """Seconds of a script that does what a user would write, on the same pictures."""
+    """Seconds of a script that does what a user would write, on the same images."""
     model = graph.load(request.source)
     source, tail = folder / "source.onnx", folder / "tail.txt"
     shutil.copyfile(request.source, source)

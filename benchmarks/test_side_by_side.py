@@ -1,7 +1,7 @@
 """lowbit's INT8 artifacts against what a user would otherwise take, in one run on this machine's CPU.
 
 ``pytest benchmarks/test_side_by_side.py --detector yolov10n``. Others are called as their own documentation shows, with
-the same calibration pictures: ModelOpt's ``quantize`` and ONNX Runtime's ``quantize_static`` with their defaults, and
+the same calibration images: ModelOpt's ``quantize`` and ONNX Runtime's ``quantize_static`` with their defaults, and
 OpenVINO, plain and with NNCF's INT8, where it is installed (``pip install 'lowbit[openvino,nncf]'``). Every row is timed interleaved
 with the plain FP32 export, one input at a time, and scored on the detector's data set.
 """
@@ -29,30 +29,30 @@ from lowbit_pytest.options import detector_names
 from lowbit_pytest.workbench import Workbench
 
 PAIRS = 60
-Pictures = list[NDArray[np.float32]]
+Images = list[NDArray[np.float32]]
 
 
-def plain_modelopt(source: Path, name: str, pictures: Pictures, folder: Path) -> Any:
+def plain_modelopt(source: Path, name: str, images: Images, folder: Path) -> Any:
     from modelopt.onnx.quantization import quantize
 
     copied, target = shutil.copyfile(source, folder / "source.onnx"), folder / "modelopt.onnx"
     quantize(
-        str(copied), quantize_mode="int8", calibration_data={name: np.concatenate(pictures)}, output_path=str(target)
+        str(copied), quantize_mode="int8", calibration_data={name: np.concatenate(images)}, output_path=str(target)
     )
     return open_session(target, deployed_options("int8"))
 
 
-def plain_ort(source: Path, name: str, pictures: Pictures, folder: Path) -> Any:
+def plain_ort(source: Path, name: str, images: Images, folder: Path) -> Any:
     from onnxruntime.quantization import CalibrationDataReader, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]  # ONNX Runtime has no types
         def __init__(self) -> None:
-            self.left = iter(pictures)
+            self.left = iter(images)
 
         def get_next(self) -> dict[str, NDArray[np.float32]] | None:
-            picture = next(self.left, None)
-            return None if picture is None else {name: picture}
+            image = next(self.left, None)
+            return None if image is None else {name: image}
 
     prepared, target = folder / "prepared.onnx", folder / "ort.onnx"
     quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
@@ -60,16 +60,16 @@ def plain_ort(source: Path, name: str, pictures: Pictures, folder: Path) -> Any:
     return open_session(target, deployed_options("int8"))
 
 
-def openvino_float(source: Path, name: str, _: Pictures, __: Path) -> Any:
+def openvino_float(source: Path, name: str, _: Images, __: Path) -> Any:
     return open_session(source, openvino_options("fp32"))
 
 
-def openvino_nncf(source: Path, name: str, pictures: Pictures, folder: Path) -> Any:
+def openvino_nncf(source: Path, name: str, images: Images, folder: Path) -> Any:
     options, target = openvino_options("int8"), folder / "nncf.xml"
     nncf = pytest.importorskip("nncf", reason="not installed: pip install 'lowbit[nncf]'")
     import openvino
 
-    quantized = nncf.quantize(openvino.convert_model(str(source)), nncf.Dataset([{name: one} for one in pictures]))
+    quantized = nncf.quantize(openvino.convert_model(str(source)), nncf.Dataset([{name: one} for one in images]))
     openvino.save_model(quantized, str(target))
     return open_session(target, options)
 
@@ -81,7 +81,7 @@ def openvino_options(precision: str) -> SessionOptions:
     return deployed_options(precision, "openvino")
 
 
-OTHERS: dict[str, Callable[[Path, str, Pictures, Path], Any]] = {
+OTHERS: dict[str, Callable[[Path, str, Images, Path], Any]] = {
     # Before ModelOpt, whose quantize replaces ONNX Runtime's calibrators in the whole process.
     "ONNX Runtime quantize_static, defaults": plain_ort,
     "ModelOpt, defaults": plain_modelopt,
@@ -102,8 +102,8 @@ def test_side_by_side(
     name = reference.get_inputs()[0].name
     if what in OTHERS:
         paths = workbench.calibration(chosen).paths
-        pictures = [preprocess(path, detector.input)[0] for path in paths]
-        session = OTHERS[what](source, name, pictures, tmp_path)
+        images = [preprocess(path, detector.input)[0] for path in paths]
+        session = OTHERS[what](source, name, images, tmp_path)
     else:
         scheme = CATALOGUE[what]
         session = open_session(workbench.artifact(chosen, scheme).path, deployed_options(scheme.precision))

@@ -1,7 +1,7 @@
 """Whether a sensitivity ranking beats chance: ``python -m benchmarks.top_k --detector yolov10n``.
 
 All convolutions at 4 bits, rounded to nearest, but K at 8 bits: the K most sensitive of the ranking on calibration
-pictures, against random choices of equal size. Measured on the detector's data set with the ONNX graph.
+images, against random choices of equal size. Measured on the detector's data set with the ONNX graph.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from lowbit.sensitivity import native
 from lowbit.store.requests import export_request
 from lowbit.store.store import Store, default_root
 
-PICTURES = 8
+IMAGES = 8
 
 
 def main() -> None:
@@ -35,7 +35,7 @@ def main() -> None:
     detector = registry.find(options.detector)
     dataset, calibration = detector.load_data(store.data), detector.load_calibration(store.data)
     path = store.get(export_request(detector)).path
-    floating = native.Graph(path, detector.head, detector.input, calibration.paths[:PICTURES])
+    floating = native.Graph(path, detector.head, detector.input, calibration.paths[:IMAGES])
     ranking = native.most_sensitive(
         native.sqnr_alone(floating, "int4", native.WEIGHTS_ONLY, progress=lambda _: None), len(floating.nodes)
     )
@@ -48,7 +48,7 @@ def main() -> None:
             session = open_session(target, find(DEFAULT).for_many(SessionOptions()))
             return evaluate(dataset, predict(session, detector.head, dataset, detector.input)).map
 
-    print(f"{detector.name}, {len(dataset.images)} images of {dataset.name}, {PICTURES} calibration pictures")
+    print(f"{detector.name}, {len(dataset.images)} images of {dataset.name}, {IMAGES} calibration images")
     print("| K | most sensitive | mean of random | standard deviation | draws |\n|---:|---:|---:|---:|---:|")
     for count in options.k or (10, 20):
         top = accuracy(ranking[:count])

@@ -26,7 +26,7 @@ from lowbit.quantize.qat.distillation import follow
 
 
 def _augment(scene: Scene, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """One of the eight symmetries of the square, applied to picture and boxes; returns RGB CHW uint8 and x1y1x2y2."""
+    """One of the eight symmetries of the square, applied to image and boxes; returns RGB CHW uint8 and x1y1x2y2."""
     image, boxes = scene.image, scene.boxes.copy()
     for _ in range(int(rng.integers(4))):
         image = np.rot90(image)  # counter-clockwise: (x, y) -> (y, SIZE - x)

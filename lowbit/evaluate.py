@@ -240,8 +240,8 @@ class Evaluation:
         return graph_request(scheme, self.artifact(name, CATALOGUE["fp32"]), detector.input, calibration, origin)
 
     def _training_of(self, name: str, scheme: Scheme) -> CalibrationSet | None:
-        """The training pictures of a scheme that learns from them; any other learns from the calibration list."""
-        if scheme.settings.get("recovery", {}).get("pictures") != "training":
+        """The training images of a scheme that learns from them; any other learns from the calibration list."""
+        if scheme.settings.get("recovery", {}).get("images") != "training":
             return None
         training = self.training(name)
         self._note(check_leak(self.dataset(name), training, allow_similar=self._allow_similar(name)))

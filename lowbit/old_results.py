@@ -1,6 +1,7 @@
 """What an older results.json becomes in today's schema. What it does not say stays null.
 
-Schema 1 named the processor by its model name alone, and had the GPU's state as nvidia-smi prints it.
+Schema 1 named the processor by its model name alone, and had the GPU's state as nvidia-smi prints it. Up to schema 8 the
+images that changed most were ``pictures``, and a layer's leave-one-out SQNR was ``spared_db``.
 """
 
 from __future__ import annotations
@@ -10,11 +11,35 @@ from typing import Any
 from lowbit import host
 
 
-def upgrade(data: dict[str, Any]) -> dict[str, Any]:
-    """The content of schema 1 in the fields of schema 2. Damage is left as it is, for the schema to refuse.
+def upgrade(data: dict[str, Any], schema: int) -> dict[str, Any]:
+    """The content of a file of ``schema`` in today's fields. Damage is left as it is, for the schema to refuse.
 
     Raises ``ValueError`` for a state of a GPU that is none.
     """
+    if schema == 1:
+        data = _of_schema_1(data)
+    return _renamed(data) if schema < 9 else data
+
+
+def _renamed(data: dict[str, Any]) -> dict[str, Any]:
+    """Fields of entries and of ranked layers by their names of today."""
+    for entry in _objects(data, "entries"):
+        if "pictures" in entry:
+            entry["changed_images"] = entry.pop("pictures")
+    for sweep in _objects(data, "sweeps"):
+        for layer in _objects(sweep, "layers"):
+            if "spared_db" in layer:
+                layer["leave_one_out_db"] = layer.pop("spared_db")
+    return data
+
+
+def _objects(data: dict[str, Any], field: str) -> list[dict[str, Any]]:
+    """The objects in a field that should be a list of them."""
+    found = data.get(field)
+    return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+
+
+def _of_schema_1(data: dict[str, Any]) -> dict[str, Any]:
     environment = _environment(data.get("environment"))
     # Of shards that were merged it is not known which one measured what.
     merged = isinstance(environment, dict) and "others" in environment

@@ -17,7 +17,7 @@ from lowbit import files, host, old_results
 from lowbit.errors import InputError
 from lowbit.runtime import DEFAULT, runtimes
 
-SCHEMA = 8
+SCHEMA = 9
 
 
 class Status(StrEnum):
@@ -86,8 +86,8 @@ class RuntimeRecord(_Model):
 
 class LatencyRecord(_Model):
     """Single-stream latency in seconds, throughput in images a second, speed-up against FP32 in the same run, and against
-    FP16 on a GPU. ``end_to_end``: median seconds of ``preprocess``, ``model`` and ``postprocess`` of one picture.
-    ``batched``: :class:`lowbit.measure.latency.Batched`, where the graph takes several pictures. ``affinity``: the logical
+    FP16 on a GPU. ``end_to_end``: median seconds of ``preprocess``, ``model`` and ``postprocess`` of one image.
+    ``batched``: :class:`lowbit.measure.latency.Batched`, where the graph takes several images. ``affinity``: the logical
     processor of every thread, None where the operating system places them. ``precision_cost``: time over that of a session
     whose kernels saturate, where the artifact must run without them on this processor. ``gpu_state``: the GPU
     before and after."""
@@ -120,8 +120,8 @@ class BuildRecord(_Model):
     tool_versions: dict[str, str | None]
 
 
-class PictureRecord(_Model):
-    """A picture on which the quantized detector differs most from FP32, drawn with both detectors' boxes.
+class ChangedImage(_Model):
+    """An image on which the quantized detector differs most from FP32, drawn with both detectors' boxes.
 
     ``file`` is relative to the run's folder; ``lost`` and ``gained`` count objects at confidence 0.25 and IoU 0.5.
     """
@@ -199,7 +199,7 @@ class Entry(_Model):
     worst_class: str | None = None
     class_drops: dict[str, float] | None = None
     layer_sqnr: dict[str, float] | None = None
-    pictures: list[PictureRecord] | None = None
+    changed_images: list[ChangedImage] | None = None
     crosscheck: CrossCheck | None = None
     engine: EngineRecord | None = None
     threshold: float | None = None
@@ -216,14 +216,14 @@ class Entry(_Model):
 
 class RankedLayer(_Model):
     """A convolution by both opinions. ``score``: AutoQuant's, ``rank`` by it; ``graph_rank``: by ``alone_db``, the raw
-    head's SQNR in dB with it alone quantized on the ONNX graph; ``spared_db``: with it alone left in float."""
+    head's SQNR in dB with it alone quantized on the ONNX graph; ``leave_one_out_db``: with it alone left in float."""
 
     layer: str
     score: float
     rank: int
     graph_rank: int
     alone_db: float
-    spared_db: float
+    leave_one_out_db: float
 
 
 class SweepRecord(_Model):
@@ -257,7 +257,7 @@ class Results(_Model):
         schema = data.get("schema")
         if not isinstance(schema, int) or not 1 <= schema <= SCHEMA:
             raise ValueError(f"schema {schema} is unknown, this lowbit reads 1 to {SCHEMA}")
-        return {**old_results.upgrade(data), "schema": SCHEMA} if schema == 1 else data
+        return {**old_results.upgrade(data, schema), "schema": SCHEMA}
 
     def hosts(self) -> dict[str, list[str]]:
         """The hosts that accuracy and timings were measured on, each with what it measured: ``<detector>-<scheme> on

@@ -91,7 +91,7 @@ def _within(tool: str, kind: str, value: str) -> Scheme:
 
     Raises ``KeyError`` for a family that there is not.
     """
-    within = f"within {value} point{'s' * (value != '1.0')} of agreement on calibration pictures"
+    within = f"within {value} point{'s' * (value != '1.0')} of agreement on calibration images"
     drop = {"max_drop": round(float(value) / 100, 6)}
     family: dict[tuple[str, str], tuple[str, dict[str, Any]]] = {
         ("native", "d"): (
@@ -108,7 +108,7 @@ def _within(tool: str, kind: str, value: str) -> Scheme:
         ),
         ("brevitas", "b"): (
             f"Brevitas QCDQ, 8 and 4-bit weights, the least noisy {value} bits, rounding compensated on calibration "
-            "pictures (GPTQ)",
+            "images (GPTQ)",
             {"weight_bits": 4, "activation_bits": 16, "scales": "channel", "max_bits": float(value), "gptq": 32},
         ),
     }
@@ -120,7 +120,7 @@ def _within(tool: str, kind: str, value: str) -> Scheme:
 _TUNED: dict[str, Any] = {
     "max_bits": 4.3,
     "gptq": 32,
-    "recovery": {"reach": 1.0, "pictures": "training", "steps": 1200, "widths": [8, 6, 5]},
+    "recovery": {"reach": 1.0, "images": "training", "steps": 1200, "widths": [8, 6, 5]},
 }
 _LABELLED: dict[str, Any] = {**_TUNED, "recovery": {**_TUNED["recovery"], "labels": 0.05}}
 
@@ -222,7 +222,7 @@ CATALOGUE = _catalogue(
     ),
     _brevitas(
         "w4a16-brevitas-gptq",
-        "the least noisy 4.6 bits, rounding compensated on calibration pictures (GPTQ), biases corrected",
+        "the least noisy 4.6 bits, rounding compensated on calibration images (GPTQ), biases corrected",
         max_bits=4.6,
         gptq=32,
     ),
@@ -232,7 +232,7 @@ CATALOGUE = _catalogue(
     _within("brevitas", "d", "1.0"),
     _within("brevitas", "b", "6.0"),
     _brevitas(
-        "w4a16-brevitas-qat", "4.3 bits, compensated, then fine-tuned without labels on training pictures", **_TUNED
+        "w4a16-brevitas-qat", "4.3 bits, compensated, then fine-tuned without labels on training images", **_TUNED
     ),
     _brevitas("w4a16-brevitas-qat-labels", "the same with the detection loss on their labels", **_LABELLED),
     _brevitas(

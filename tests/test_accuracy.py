@@ -17,8 +17,8 @@ from lowbit_pytest.recording import (
     describe_accuracy,
     describe_artifact,
     describe_runtime,
+    save_changed_images,
     save_detections,
-    save_pictures,
 )
 from lowbit_pytest.workbench import Workbench
 
@@ -51,7 +51,7 @@ def test_map_drop(
     if case.scheme.id == "fp32":
         verdict = gate.judge_reference(evidence.accuracy.map, case.detector, dataset.annotations)
     else:
-        record(**save_pictures(case, evidence, workbench, run_folder))
+        record(**save_changed_images(case, evidence, workbench, run_folder))
         verdict = gate.judge(
             limits,
             evidence.drops,

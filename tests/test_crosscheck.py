@@ -22,7 +22,7 @@ from lowbit_pytest.recording import Record
 from lowbit_pytest.workbench import Workbench
 
 BESIDE = "int8-modelopt-entropy"
-PICTURES, PAIRS = 4, 30
+IMAGES, PAIRS = 4, 30
 
 
 @pytest.mark.crosscheck
@@ -40,8 +40,8 @@ def test_beside_modelopt(
     images = len(workbench.truth(case.detector).images)
     detector = workbench.detector(case.detector)
     source = workbench.artifact(case.detector, find("fp32")).path
-    pictures = workbench.calibration(case.detector).paths[:PICTURES]
-    floating = native.Graph(source, detector.head, detector.input, pictures)
+    images = workbench.calibration(case.detector).paths[:IMAGES]
+    floating = native.Graph(source, detector.head, detector.input, images)
     rankings = []
     for one in (artifact, workbench.artifact(case.detector, other.scheme)):
         costs = native.sqnr_of_artifact(floating, graph.load(one.path), progress=workbench.progress)

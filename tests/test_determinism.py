@@ -51,7 +51,7 @@ def test_a_second_build_gives_the_same_bytes(workbench: Workbench, scheme: Schem
 
 @pytest.mark.parametrize("name", ["small", pytest.param("shapes10n", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
-    ("scheme_id", "pictures"),
+    ("scheme_id", "images"),
     [
         # What the one with labels does, without them.
         pytest.param("w4a16-brevitas-qat", "calibration", marks=pytest.mark.slow),
@@ -59,12 +59,12 @@ def test_a_second_build_gives_the_same_bytes(workbench: Workbench, scheme: Schem
     ],
 )
 def test_a_second_recovery_gives_the_same_bytes(
-    workbench: Workbench, scheme_id: str, pictures: str, name: str, tmp_path: Path
+    workbench: Workbench, scheme_id: str, images: str, name: str, tmp_path: Path
 ) -> None:
     """Compensated rounding, then six steps of fine-tuning. What takes the time is rounding one input channel after the
     other, of which a small detector has few; the same code on the images and the labels of the bundled one."""
     scheme = CATALOGUE[scheme_id]
-    recovery = {**scheme.settings["recovery"], "steps": 6, "batch": 4, "checks": 2, "pictures": pictures}
+    recovery = {**scheme.settings["recovery"], "steps": 6, "batch": 4, "checks": 2, "images": images}
     request = workbench.request("shapes10n", scheme)
     if name == "small":
         detector = small(workbench.detector("shapes10n"), tmp_path / "small.yaml")

@@ -24,7 +24,7 @@ from lowbit_pytest.workbench import Workbench
 ROUNDS = 60
 PAIRS = 40
 # For the split of the time from file to boxes.
-PICTURES = 8
+IMAGES = 8
 
 
 @pytest.mark.latency
@@ -52,7 +52,7 @@ def test_latency(
     speed: dict[str, Any] = {}
     batched = None
     with runtime.on_cores(options):
-        stages = latency.end_to_end(session, detector.head, detector.input, [one.path for one in images[:PICTURES]])
+        stages = latency.end_to_end(session, detector.head, detector.input, [one.path for one in images[:IMAGES]])
         benchmark.pedantic(run, rounds=ROUNDS, warmup_rounds=latency.WARM_UP)
         for scheme, name in references.items():
             if scheme not in others:
@@ -62,7 +62,7 @@ def test_latency(
             speed |= {name: ratio.ratio, f"{name}_ci": (ratio.low, ratio.high)}
         if runtime.PRECISE in options.config:
             speed |= _precision_cost(run, workbench.deployed(case).path, options, timing_input)
-        with contextlib.suppress(UnavailableError):  # a graph for one picture only
+        with contextlib.suppress(UnavailableError):  # a graph for one image only
             path = workbench.deployed(case).path
             batched = dataclasses.asdict(latency.in_batches(path, options, timing_input))
     timing = latency.summarize(benchmark.stats.stats.data)

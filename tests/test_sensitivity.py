@@ -38,9 +38,9 @@ def test_sensitivity(
     assert [layer.score for layer in ranking] == sorted((layer.score for layer in ranking), reverse=True)
     assert ranking[0].score > 0
     assert sum(layer.share for layer in ranking) == pytest.approx(1)
-    # The graph's own answer covers the same layers, and what hurts most alone hurts wherever it is not spared.
+    # The graph's own answer covers the same layers, and what hurts most alone hurts wherever it is quantized.
     assert sorted(layer.graph_rank for layer in opinions.layers) == list(range(1, len(ranking) + 1))
     worst = min(opinions.layers, key=lambda layer: layer.graph_rank)
-    assert all(layer.spared_db < worst.alone_db + 3 for layer in opinions.layers if layer is not worst)
+    assert all(layer.leave_one_out_db < worst.alone_db + 3 for layer in opinions.layers if layer is not worst)
     for leaf in ("config.yaml", "autoquant_state.pt", "layer-sensitivity-report.md"):
         assert Path(what.place / combination.id / leaf).stat().st_size > 0

@@ -17,9 +17,9 @@ from lowbit.data.load import images_of
 
 
 def _split(folder: Path, split: str, count: int) -> Path:
-    """The folder that holds ``count`` drawn pictures of ``split``; drawn now if they are not there yet.
+    """The folder that holds ``count`` drawn images of ``split``; drawn now if they are not there yet.
 
-    The versions of what draws them are part of the folder's name: pictures of other versions are other pictures.
+    The versions of what draws them are part of the folder's name: images of other versions are other images.
     """
     versions = f"v{SCENES_VERSION}-numpy{np.__version__}-cv{cv2.__version__}"
     target = folder / f"shapes10-{split}{count}-{versions}"
@@ -31,13 +31,13 @@ def _split(folder: Path, split: str, count: int) -> Path:
 
 
 def validation(folder: Path, count: int) -> Dataset:
-    """``count`` drawn validation pictures with their boxes, kept under ``folder``."""
+    """``count`` drawn validation images with their boxes, kept under ``folder``."""
     target = _split(folder, "val", count)
     return load_coco(target / "instances_val.json", target)
 
 
 def calibration(folder: Path, count: int) -> CalibrationSet:
-    """``count`` drawn calibration pictures, from seeds that neither training nor validation uses."""
+    """``count`` drawn calibration images, from seeds that neither training nor validation uses."""
     assert len(set(SPLIT_SEEDS.values())) == len(SPLIT_SEEDS)
     target = _split(folder, "calibration", count)
     listing = target / "calibration.txt"
@@ -47,6 +47,6 @@ def calibration(folder: Path, count: int) -> CalibrationSet:
 
 
 def training(folder: Path, count: int) -> CalibrationSet:
-    """The first ``count`` pictures that shapes10n was trained on; their source is the COCO file that labels them."""
+    """The first ``count`` images that shapes10n was trained on; their source is the COCO file that labels them."""
     target = _split(folder, "train", count)
     return images_of(target / "instances_train.json")

@@ -1,6 +1,6 @@
 """Scenes that this project draws itself: the data set of the bundled detector ``shapes10n``.
 
-A scene is a 320 x 320 BGR picture of up to fourteen shapes before a textured, cluttered background. Ten classes,
+A scene is a 320 x 320 BGR image of up to fourteen shapes before a textured, cluttered background. Ten classes,
 several of them hard to tell apart when they are small (circle, hexagon, pentagon; square, rectangle; circle, ellipse),
 objects from 8 px to half the frame, occlusion, low contrast, distractors that are no class, blur and sensor noise. One
 integer seed makes one scene; the same seed gives the same scene with the same versions of NumPy and OpenCV.
@@ -207,7 +207,7 @@ def draw(seed: int) -> Scene:
 def write_split(folder: Path, split: str, count: int) -> Path:
     """Draw ``count`` scenes of ``split`` into ``folder`` as PNG files with a COCO file beside them.
 
-    Returns the path of ``instances_<split>.json``, which is written last and atomically: where it exists, the pictures
+    Returns the path of ``instances_<split>.json``, which is written last and atomically: where it exists, the images
     do. Raises ``KeyError`` for an unknown split.
     """
     first = SPLIT_SEEDS[split]

@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     commands.add_parser("schemes", help="the scheme catalogue as a table")
     report = commands.add_parser("report", help="write summary.md and report.html again from a run's results.json")
     report.add_argument("run", type=Path, nargs="?", default=Path("runs/latest"), help="run folder (runs/latest)")
-    get = commands.add_parser("fetch", help="download official checkpoints and COCO pictures")
+    get = commands.add_parser("fetch", help="download official checkpoints and COCO images")
     get.add_argument("asset", nargs="+", help="yolov10n, yolov10s, yolov10m, coco-val100, coco-val5k, coco-calib100")
     get.add_argument("--to", type=Path, help="folder ($LOWBIT_ASSETS, or lowbit/assets in the user's cache)")
     get.add_argument("--mirror", action="append", metavar="FROM=TO", help="replace the start of addresses, repeatable")
@@ -107,10 +107,12 @@ def _add_sensitivity(commands: Any) -> None:
         "sweep", help="AutoQuant's layer sensitivity over dtypes and granularity, or merge parts"
     )
     sweep.add_argument("--only", action="append", metavar="ID", help="combination, repeatable (all of them)")
-    sweep.add_argument("--size", type=int, default=320, help="side of the pictures, at most the detector's own (320)")
+    sweep.add_argument("--size", type=int, default=320, help="side of the images, at most the detector's own (320)")
     sweep.add_argument("--to", type=Path, default=Path("runs"), help="where sweeps are kept (runs)")
     sweep.add_argument("--merge", type=Path, nargs="+", metavar="PART", help="merge folders of one sweep into --to")
-    layers = commands.add_parser("layers", help="what every convolution of the ONNX graph costs alone, and spared")
+    layers = commands.add_parser(
+        "layers", help="what every convolution of the ONNX graph costs alone, and left out alone"
+    )
     layers.add_argument("--weight", choices=("int4", "int8", "fp8"), default="int8", help="dtype of weights (int8)")
     layers.add_argument(
         "--activation", choices=("int4", "int8", "fp8", "fp16"), default="fp16", help="of inputs, fp16: float (fp16)"
@@ -133,7 +135,7 @@ def _add_sensitivity(commands: Any) -> None:
     find.add_argument("--to", type=Path, default=Path("runs"), help="where the result is kept (runs)")
     for parser, images in ((sweep, 16), (layers, 8), (find, 40)):
         parser.add_argument("--detector", default="shapes10n", help="a name, an .onnx or .pt file (shapes10n)")
-        parser.add_argument("--calibration", type=Path, help="list of pictures (the detector's own)")
+        parser.add_argument("--calibration", type=Path, help="list of images (the detector's own)")
         parser.add_argument("--images", type=int, default=images, help=f"how many of them ({images})")
         parser.add_argument("--image-size", type=int, help="side of the input, for files that leave it open")
         parser.add_argument("--trust-checkpoint", action="store_true", help="unpickle checkpoints of unknown origin")

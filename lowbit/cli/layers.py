@@ -65,7 +65,7 @@ def layers(options: argparse.Namespace, progress: Progress) -> str:
         "",
     ]
     rows = (
-        (rank, f"`{module_of[one.node]}`", one.parameters, *one.alone.cells, *one.spared.cells)
+        (rank, f"`{module_of[one.node]}`", one.parameters, *one.alone.cells, *one.leave_one_out.cells)
         for rank, one in enumerate(found, 1)
     )
     return "\n".join(lines + table(("rank", "convolution", "weights", *native.HARM_HEADINGS), "rlrrrrr", rows))

@@ -145,7 +145,7 @@ def drawn(architecture: str, classes: int, seed: int) -> torch.nn.Module:
             if isinstance(module, torch.nn.BatchNorm2d):
                 module.momentum = None  # the plain average of what it sees
                 module.reset_running_stats()
-        # Patches of all sizes, as pictures have: fine noise alone has next to no contrast after a few convolutions.
+        # Patches of all sizes, as images have: fine noise alone has next to no contrast after a few convolutions.
         noise = torch.cat(
             [torch.nn.functional.interpolate(torch.rand(1, 3, side, side), (320, 320)) for side in (5, 20, 80, 320)]
         )
@@ -161,7 +161,7 @@ def drawn(architecture: str, classes: int, seed: int) -> torch.nn.Module:
 
 
 def _to_small_logits(module: Any, _: Any, output: torch.Tensor) -> None:
-    """A forward hook: scale a convolution by what it gave. Pictures call forth up to ten times more than noise."""
+    """A forward hook: scale a convolution by what it gave. Images call forth up to ten times more than noise."""
     module.weight.div_(10 * output.std())
     module.bias.zero_()
 

@@ -29,7 +29,7 @@ class Detector:
     It comes from ``weights``, a checkpoint of ``architecture`` (Ultralytics' YAML by name, or its content), from
     ``onnx``, somebody's export, or from neither: then its weights are drawn from ``seed``, and it is there for timings
     only. ``head``: what is deployed. ``load_data``, ``load_calibration`` and ``load_training``
-    (unlabelled pictures for fine-tuning) take the folder where drawn data may be kept.
+    (unlabelled images for fine-tuning) take the folder where drawn data may be kept.
     """
 
     name: str

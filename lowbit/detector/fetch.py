@@ -1,4 +1,4 @@
-"""``lowbit fetch``: official checkpoints and COCO pictures, from their official addresses.
+"""``lowbit fetch``: official checkpoints and COCO images, from their official addresses.
 
 A file is downloaded beside its place, resumed where an earlier try stopped, checked, and moved into place by one rename.
 Where size and SHA-256 are not known, those of the first download are kept in ``fetched.json`` and hold from then on.
@@ -242,7 +242,7 @@ def _subset(coco: dict[str, Any], images: Iterable[dict[str, Any]]) -> dict[str,
     return {"images": kept, "annotations": boxes, "categories": coco["categories"]}
 
 
-def _pictures(fetcher: Fetcher, split: str, images: list[dict[str, Any]]) -> None:
+def _images(fetcher: Fetcher, split: str, images: list[dict[str, Any]]) -> None:
     for image in images:
         name = Path(image["file_name"]).name
         fetcher.fetch(Source(f"{_COCO}/{split}/{name}", Path("coco", split, name)))
@@ -255,7 +255,7 @@ def _val100(fetcher: Fetcher) -> list[Path]:
         return [target]
     coco = _annotations(fetcher, "val2017")
     images = sorted(coco["images"], key=lambda image: int(image["id"]))[:_MANY]
-    _pictures(fetcher, "val2017", images)
+    _images(fetcher, "val2017", images)
     files.write_atomic(target, json.dumps(_subset(coco, images)))
     return [target]
 
@@ -288,7 +288,7 @@ def _calib100(fetcher: Fetcher) -> list[Path]:
     coco = _annotations(fetcher, "train2017")
     everything = sorted(coco["images"], key=lambda image: int(image["id"]))
     images = everything[:: max(1, len(everything) // _MANY)][:_MANY]
-    _pictures(fetcher, "train2017", images)
+    _images(fetcher, "train2017", images)
     files.write_atomic(target, "".join(f"train2017/{Path(image['file_name']).name}\n" for image in images))
     return [target]
 

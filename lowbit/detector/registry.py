@@ -156,7 +156,7 @@ def _random(name: str, size: int) -> Detector:
         architecture=architecture,
         weights=None,
         onnx=None,
-        # The drawn pictures have other classes than it; nothing is measured on them but time.
+        # The drawn images have other classes than it; nothing is measured on them but time.
         load_data=lambda folder: load_unlabelled(validation(folder, _BUNDLED_VAL).annotations, head.classes),
         load_calibration=lambda folder: calibration(folder, _BUNDLED_CALIBRATION),
         load_training=lambda folder: training(folder, _BUNDLED_TRAINING),

@@ -40,7 +40,7 @@ def decide(
     allowed = {"pass": True, "fail": False, "warn": drop <= threshold}[inconclusive]
     by = "the point estimate decides" if inconclusive == "warn" else f"--inconclusive={inconclusive} decides"
     settle = f"; {_settling(drop, interval, threshold, images)} would settle it" if images else ""
-    return Verdict(Status.INCONCLUSIVE, allowed, (f"{said}: the interval holds the threshold, {by}{settle}",))
+    return Verdict(Status.INCONCLUSIVE, allowed, (f"{said}: the 95 % CI contains the threshold, {by}{settle}",))
 
 
 def _settling(drop: float, interval: tuple[float, float], threshold: float, images: int) -> str:

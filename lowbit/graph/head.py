@@ -78,7 +78,7 @@ def with_head_outputs(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def raw_head_of_batch(model: onnx.ModelProto, size: int) -> onnx.ModelProto:
-    """A copy for ``size`` pictures at once that ends with the raw head: exports are made for one picture, and their decode
+    """A copy for ``size`` images at once that ends with the raw head: exports are made for one image, and their decode
     tail (the choice of the best boxes) is written for one.
 
     Raises :class:`UnavailableError` for a graph whose inner shapes depend on its batch in another way than a Reshape's.
@@ -102,7 +102,7 @@ def raw_head_of_batch(model: onnx.ModelProto, size: int) -> onnx.ModelProto:
     inputs(batched)[0].type.tensor_type.shape.dim[0].dim_value = size
     found = shapes(batched)
     if any(found.get(name, ())[:1] != (size,) for name in heads):
-        raise UnavailableError(f"its graph can't take {size} pictures at once: a shape in it is made for one.")
+        raise UnavailableError(f"its graph can't take {size} images at once: a shape in it is made for one.")
     return batched
 
 

@@ -242,7 +242,7 @@ _COLUMNS = 4
 
 @dataclass(frozen=True, slots=True)
 class _Fold:
-    """A convolution of the picture, folded. ``outputs``: columns of the output that one of its positions holds. ``first``:
+    """A convolution of the image, folded. ``outputs``: columns of the output that one of its positions holds. ``first``:
     the first position of the input that it reads, counted from its own; ``width``: how many. ``strides``, ``pads``: the
     convolution's own, in ONNX's order."""
 
@@ -288,7 +288,7 @@ def better_in_float(model: onnx.ModelProto) -> list[str]:
 
 
 def folded_sums(model: onnx.ModelProto) -> dict[str, Callable[[NDArray[np.int8]], NDArray[np.int32]]]:
-    """Of every convolution of the picture that :func:`fold_columns` can fold, by name: from its weight, int8 [out, in, rows,
+    """Of every convolution of the image that :func:`fold_columns` can fold, by name: from its weight, int8 [out, in, rows,
     columns], to :func:`lowbit.graph.saturation.worst_pair` of every output channel, int32 [out], folded or not."""
     sizes, stem = graph.shapes(model), set(graph.stem(model))
     folds = {node.name: _fold(node, sizes, node.input[0]) for node in model.graph.node if node.name in stem}
@@ -300,13 +300,13 @@ def _worst_folded(fold: _Fold, weight: NDArray[np.int8]) -> NDArray[np.int32]:
     return np.maximum(saturation.worst_pair(weight), folded.max(0))
 
 
-def _fold(conv: onnx.NodeProto, sizes: Mapping[str, tuple[int, ...]], picture: str) -> _Fold | None:
-    """How a convolution of the picture is folded; None if its columns do not divide so."""
+def _fold(conv: onnx.NodeProto, sizes: Mapping[str, tuple[int, ...]], image: str) -> _Fold | None:
+    """How a convolution of the image is folded; None if its columns do not divide so."""
     from onnx import helper
 
     options = {one.name: helper.get_attribute_value(one) for one in conv.attribute}
     strides, pads = options.get("strides", [1, 1]), options.get("pads", [0, 0, 0, 0])
-    known = [sizes.get(name, ()) for name in (picture, conv.input[1], conv.output[0])]
+    known = [sizes.get(name, ()) for name in (image, conv.input[1], conv.output[0])]
     if any(len(size) != 4 or 0 in size for size in known):
         return None
     given, kernel, wide = (size[3] for size in known)
@@ -321,17 +321,17 @@ def _fold(conv: onnx.NodeProto, sizes: Mapping[str, tuple[int, ...]], picture: s
 
 
 def fold_columns(model: onnx.ModelProto) -> None:
-    """Let the quantized convolution that reads the picture take four columns of pixels as channels, in place.
+    """Let the quantized convolution that reads the image take four columns of pixels as channels, in place.
 
     The same integers: its weights are moved, with zeros where an output does not reach, and neighbouring columns of its
     output become channels too. ONNX Runtime's integer convolutions gather what one position holds at a time: three bytes
-    of a picture, and twelve of a folded one in a quarter of the time.
+    of an image, and twelve of a folded one in a quarter of the time.
     """
     from onnx import helper, numpy_helper
 
     made = {output: node for node in model.graph.node for output in node.output}
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
-    sizes, users, picture = graph.shapes(model), _readers(model), model.graph.input[0].name
+    sizes, users, image = graph.shapes(model), _readers(model), model.graph.input[0].name
     written: dict[str, list[onnx.NodeProto]] = {}
     for conv in graph.weighted_convolutions(model):
         reads = [made[name] for name in conv.input if name in made]
@@ -339,14 +339,14 @@ def fold_columns(model: onnx.ModelProto) -> None:
         quantizers = [node for node in ends if node is not None and node.op_type == "QuantizeLinear"]
         if {node.op_type for node in reads} != {"DequantizeLinear"} or len(reads) < len(conv.input):
             continue
-        if len(quantizers) != 2 or len(ends) != 2 or quantizers[0].input[0] != picture:
+        if len(quantizers) != 2 or len(ends) != 2 or quantizers[0].input[0] != image:
             continue
-        fold = _fold(conv, sizes, picture)
+        fold = _fold(conv, sizes, image)
         if fold is None or any(numpy_helper.to_array(stored[name]).any() for name in reads[1].input[2:]):
             continue
         above, below = quantizers
-        height, width = sizes[picture][2:]
-        colours, channels = sizes[picture][1], sizes[conv.output[0]][1]
+        height, width = sizes[image][2:]
+        colours, channels = sizes[image][1], sizes[conv.output[0]][1]
         regrouped = _regrouped(
             model, above.output[0], f"{conv.name}{PART}in", (height, width // _COLUMNS, _COLUMNS * colours)
         )

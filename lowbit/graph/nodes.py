@@ -121,9 +121,9 @@ def weighted_convolutions(model: onnx.ModelProto) -> list[onnx.NodeProto]:
 
 
 def stem(model: onnx.ModelProto) -> list[str]:
-    """Names of the convolutions that read the picture; empty where something else reads it."""
-    picture = inputs(model)[0].name
-    return [node.name for node in model.graph.node if node.op_type == "Conv" and node.input[0] == picture]
+    """Names of the convolutions that read the image; empty where something else reads it."""
+    image = inputs(model)[0].name
+    return [node.name for node in model.graph.node if node.op_type == "Conv" and node.input[0] == image]
 
 
 def downstream(model: onnx.ModelProto, convolutions: Collection[str]) -> list[str]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from lowbit.runtime import Session, SessionOptions
 
 WARM_UP = 10
-# Pictures at once, as the report's heading says.
+# Images at once, as the report's heading says.
 BATCH = 8
 
 
@@ -80,21 +80,21 @@ def interleave(
 
 @dataclass(frozen=True, slots=True)
 class EndToEnd:
-    """Median seconds of one picture: from its file to the input tensor, through the model, and from the output to boxes in
-    the picture's pixels."""
+    """Median seconds of one image: from its file to the input tensor, through the model, and from the output to boxes in
+    the image's pixels."""
 
     preprocess: float
     model: float
     postprocess: float
 
 
-def end_to_end(session: Session, head: Head, spec: InputSpec, pictures: Sequence[Path]) -> EndToEnd:
-    """Time every stage on some pictures, one after the other, as a program without overlap would run them."""
+def end_to_end(session: Session, head: Head, spec: InputSpec, images: Sequence[Path]) -> EndToEnd:
+    """Time every stage on some images, one after the other, as a program without overlap would run them."""
     from lowbit.data.letterbox import preprocess
 
     name = session.get_inputs()[0].name
     stages = []
-    for path in (pictures[0], *pictures):  # the first run warms up
+    for path in (images[0], *images):  # the first run warms up
         clock = [time.perf_counter()]
         tensor, place = preprocess(path, spec)
         clock.append(time.perf_counter())
@@ -108,8 +108,8 @@ def end_to_end(session: Session, head: Head, spec: InputSpec, pictures: Sequence
 
 @dataclass(frozen=True, slots=True)
 class Batched:
-    """Throughput of ``batch`` pictures at once, images a second, from the input tensor to the raw head; ``gain``: over the
-    same graph for one picture, the median of interleaved pairs."""
+    """Throughput of ``batch`` images at once, images a second, from the input tensor to the raw head; ``gain``: over the
+    same graph for one image, the median of interleaved pairs."""
 
     batch: int
     throughput: float
@@ -119,9 +119,9 @@ class Batched:
 def in_batches(
     path: Path, options: SessionOptions, tensor: NDArray[np.float32], batch: int = BATCH, *, pairs: int = 10
 ) -> Batched:
-    """Time an artifact for one picture and for ``batch`` of them in turns. ``tensor``: float32 [1, 3, S, S].
+    """Time an artifact for one image and for ``batch`` of them in turns. ``tensor``: float32 [1, 3, S, S].
 
-    Raises :class:`lowbit.errors.UnavailableError` for a graph that takes one picture only.
+    Raises :class:`lowbit.errors.UnavailableError` for a graph that takes one image only.
     """
     import onnx
 

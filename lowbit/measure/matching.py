@@ -62,7 +62,7 @@ class _Boxes:
 
 
 def match(dataset: Dataset, detections: Mapping[int, Detections]) -> Matching:
-    """Match detections, in each picture's own pixels, keyed by image id, with a data set's objects.
+    """Match detections, in each image's own pixels, keyed by image id, with a data set's objects.
 
     Raises ``KeyError`` for an image without an entry (an empty entry says that nothing was detected).
     """

@@ -62,7 +62,7 @@ class Accuracy:
 
 
 def evaluate(dataset: Dataset, detections: Mapping[int, Detections]) -> Accuracy:
-    """Score detections, in each picture's own pixels, keyed by image id, against a data set.
+    """Score detections, in each image's own pixels, keyed by image id, against a data set.
 
     Raises ``KeyError`` for an image without an entry (an empty entry says that nothing was detected).
     """

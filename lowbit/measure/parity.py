@@ -1,11 +1,11 @@
 """Parity: does an artifact, as deployed, compute what its graph says?
 
 The raw head of the deployed session is compared with that of ONNX Runtime without graph optimization on the CPU, image by
-image. Two executions of a Q/DQ graph never agree: a last digit that differs tips a rounding, and that one others. How far
+image. Two executions of a Q/DQ graph never agree: a last digit that differs changes a rounding, which changes others. How far
 that goes depends on the graph (60 dB or 13 dB), so it is measured beside: the same graph, unoptimized, with its biases
 changed by a millionth. That is the artifact's own rounding floor, and a fault is what lies below it.
 
-Tipped roundings are of either sign, and a fault is not: kernels that saturate, a wrong scale, swapped channels move a
+Changed roundings are of either sign, and a fault is not: kernels that saturate, a wrong scale, swapped channels move a
 channel one way. So the mean of every channel, over all positions and images, is compared as well, in which roundings
 cancel out; of the raw head, and of every convolution whose integers can be read, where a fault begins. And detections
 are, for what comes behind the raw head.

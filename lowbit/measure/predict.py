@@ -27,10 +27,10 @@ def predict(
 ) -> dict[int, Detections]:
     """Detections of every image in its own pixels, by image id.
 
-    Several pictures at once, each read, letterboxed, run and decoded by one thread: with a session of one thread
-    (:meth:`lowbit.runtime.Runtime.for_many`) that is quicker than one picture by many, and gives the same bits. ``in_turns``: the session takes
-    one picture at a time (GPUs), and the others are prepared meanwhile. ``progress`` gets images done and in all. Raises
-    :class:`lowbit.errors.InputError` for an unreadable picture.
+    Several images at once, each read, letterboxed, run and decoded by one thread: with a session of one thread
+    (:meth:`lowbit.runtime.Runtime.for_many`) that is quicker than one image by many, and gives the same bits. ``in_turns``: the session takes
+    one image at a time (GPUs), and the others are prepared meanwhile. ``progress`` gets images done and in all. Raises
+    :class:`lowbit.errors.InputError` for an unreadable image.
     """
     name = session.get_inputs()[0].name
     turn = threading.Lock() if in_turns else nullcontext()
@@ -43,7 +43,7 @@ def predict(
         return Detections(place.to_image(seen.boxes), seen.scores, seen.classes)
 
     found: dict[int, Detections] = {}
-    # OpenCV's own threads would take the cores from those that run pictures.
+    # OpenCV's own threads would take the cores from those that run images.
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
     pool = ThreadPoolExecutor(max(2, available_cores()))

@@ -23,7 +23,7 @@ from lowbit.data.letterbox import InputSpec
 from lowbit.data.lists import CalibrationSet
 from lowbit.progress import Progress, Step
 
-# Tools that quantize the torch module: their request names the detector, and they may learn from training pictures.
+# Tools that quantize the torch module: their request names the detector, and they may learn from training images.
 TORCH_TOOLS = frozenset({"brevitas"})
 # Optional extras: second opinions, put beside ModelOpt's.
 CROSSCHECK_TOOLS = frozenset({"nncf", "inc"})
@@ -56,7 +56,7 @@ class Job:
 
 
 class CalibrationReader:
-    """The calibration reader of ONNX Runtime's quantizer and of ModelOpt: one picture at a time, nothing kept."""
+    """The calibration reader of ONNX Runtime's quantizer and of ModelOpt: one image at a time, nothing kept."""
 
     def __init__(self, job: Job, input_name: str) -> None:
         self._job = job
@@ -67,7 +67,7 @@ class CalibrationReader:
         return len(self._job.calibration.paths)
 
     def set_range(self, start_index: int, end_index: int) -> None:
-        """Read pictures ``start_index`` up to but not including ``end_index`` next."""
+        """Read images ``start_index`` up to but not including ``end_index`` next."""
         paths = self._job.calibration.paths[start_index:end_index]
         self._stream: Iterator[NDArray[np.float32]] = CalibrationSet(self._job.calibration.source, paths).batches(
             self._job.input
@@ -88,7 +88,7 @@ class CalibrationReader:
         return {self._input: next(self._job.calibration.batches(self._job.input))}
 
     def rewind(self) -> None:
-        """Start again from the first picture."""
+        """Start again from the first image."""
         self.set_range(0, len(self))
 
 

@@ -4,9 +4,9 @@ Settings: ``weight_bits`` (8, 4); ``activation_bits`` (16: the inputs of convolu
 are unsigned with a zero point); ``inputs`` (their ranges: Brevitas' percentiles, or ``whole-range`` for the whole range
 seen in neck and head); ``scales`` (``tensor``, ``channel``: per output channel, by least squares); one of
 :data:`lowbit.quantize.mixed.SETTINGS` (which convolutions keep 8-bit weights, by the graph's own noise; none without);
-``gptq`` (on how many calibration pictures :mod:`lowbit.quantize.gptq` makes up for rounding; none without);
+``gptq`` (on how many calibration images :mod:`lowbit.quantize.gptq` makes up for rounding; none without);
 ``recovery`` (:class:`lowbit.quantize.qat.distillation.Plan`'s fields, ``reach``, how many steps a weight may move, half a step
-for learned rounding, and ``pictures``, ``calibration`` or ``training``; none without); ``start`` (the scheme whose
+for learned rounding, and ``images``, ``calibration`` or ``training``; none without); ``start`` (the scheme whose
 weights, scales and 8-bit convolutions are taken; its artifact's folder is ``job.start``).
 
 The detector's BatchNorm is folded into its convolutions first, as in the FP32 export, so that the drop is the
@@ -36,9 +36,9 @@ NEEDS: dict[str, str] = {
     "lightning_fabric": "lightning-fabric",
 }
 SYMMETRIC = False
-# The rest of the calibration pictures changes percentiles little and costs seconds each in float.
-_RANGE_PICTURES = 32
-_PARITY_PICTURES = 2
+# The rest of the calibration images changes percentiles little and costs seconds each in float.
+_RANGE_IMAGES = 32
+_PARITY_IMAGES = 2
 RECOVERED = "recovered.safetensors"
 
 
@@ -70,7 +70,7 @@ def build(job: Job) -> dict[str, Any]:
     job.progress(Step("calibrating"))
     if job.start is not None:
         layers.load(student, job.start / RECOVERED)
-    ranges = job.calibration.first(_RANGE_PICTURES).batches(job.input)
+    ranges = job.calibration.first(_RANGE_IMAGES).batches(job.input)
     whole = layers.neck_and_head(student) if settings.get("inputs") == "whole-range" else ()
     layers.calibrate(student, ranges, fresh=job.start is None, whole=whole)
     if "gptq" in settings:
@@ -89,7 +89,7 @@ def build(job: Job) -> dict[str, Any]:
     after = qcdq.count_pairs(model)
     if before != after:
         raise BuildError(f"cleaning the graph changed its Q/DQ nodes from {before} to {after}.")
-    probes = list(job.calibration.first(_PARITY_PICTURES).batches(job.input))
+    probes = list(job.calibration.first(_PARITY_IMAGES).batches(job.input))
     difference = layers.check_parity(student, model, probes, quantized_inputs=settings["activation_bits"] == 8)
     onnx.save(model, str(job.output))
     if "max_drop" in settings:
@@ -107,13 +107,13 @@ def _recover(job: Job, teacher: Any, student: Any, head: Head) -> dict[str, Any]
     from lowbit.quantize.qat import distillation, layers
 
     recovery = dict(job.settings["recovery"])
-    reach, pictures = recovery.pop("reach"), recovery.pop("pictures")
+    reach, images = recovery.pop("reach"), recovery.pop("images")
     recovery["widths"] = tuple(recovery.get("widths", ()))
     report = distillation.distil(
         distillation.Task(
             student=student,
             teacher=teacher,
-            pictures=job.training if pictures == "training" else job.calibration.paths,
+            images=job.training if images == "training" else job.calibration.paths,
             longest=job.input.size,
             plan=distillation.Plan(**recovery),
             scales=layers.is_scale,
@@ -126,7 +126,7 @@ def _recover(job: Job, teacher: Any, student: Any, head: Head) -> dict[str, Any]
             detection_loss=layers.DetectionLoss(student) if job.training_labels else None,
         )
     )
-    for name in (distillation.CURVE, distillation.PICTURE):
+    for name in (distillation.CURVE, distillation.PLOT):
         (job.output.parent / name).write_bytes((job.unfinished / name).read_bytes())
     return {"reach": reach, **report}
 

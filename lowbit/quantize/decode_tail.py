@@ -63,7 +63,7 @@ def lean_tail(path: Path, model: onnx.ModelProto) -> onnx.ModelProto:
     return copied
 
 
-# Pictures that an equivalence is proved on.
+# Images that an equivalence is proved on.
 PROBES = 4
 # Where two executions of the same network may differ: rounding of the last digits.
 _PIXELS, _SCORE, _SEEN = 0.05, 1e-4, 0.01
@@ -82,9 +82,7 @@ def check_same(model: onnx.ModelProto, rewritten: onnx.ModelProto, inputs: Seque
             for row in mine[mine[:, 4] >= _SEEN]:
                 near = (np.abs(theirs[:, :4] - row[:4]).max(1) < _PIXELS) & (np.abs(theirs[:, 4] - row[4]) < _SCORE)
                 if not (near & (theirs[:, 5] == row[5])).any():
-                    raise BuildError(
-                        f"the rewritten graph differs on picture {number + 1}: {row.tolist()} has no equal."
-                    )
+                    raise BuildError(f"the rewritten graph differs on image {number + 1}: {row.tolist()} has no equal.")
                 compared += 1
     return compared
 

@@ -2,8 +2,8 @@
 (https://arxiv.org/abs/1906.04721), both Brevitas'.
 
 GPTQ rounds a convolution's weights one input channel after the other, and lets those not yet rounded make up for the
-error on the pictures' activations; a convolution sees what the ones before it, already rounded, give. Bias correction
-then restores every channel's mean output. No gradient, no label, and nothing of the other pictures' detections enters.
+error on the images' activations; a convolution sees what the ones before it, already rounded, give. Bias correction
+then restores every channel's mean output. No gradient, no label, and nothing of the other images' detections enters.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from lowbit.detector.torch_module import RawHead
 from lowbit.progress import Progress, Step
 
 
-def compensate(network: RawHead, pictures: Sequence[NDArray[np.float32]], progress: Progress) -> None:
+def compensate(network: RawHead, images: Sequence[NDArray[np.float32]], progress: Progress) -> None:
     """Round the weights of a network that :func:`lowbit.quantize.qat.layers.calibrate` gave scales, in place.
 
-    ``pictures``: float32 [1, 3, size, size], in [0, 1]. Inputs of convolutions stay in floating point meanwhile.
+    ``images``: float32 [1, 3, size, size], in [0, 1]. Inputs of convolutions stay in floating point meanwhile.
     """
-    round_weights(network, pictures, progress)
+    round_weights(network, images, progress)
     progress(Step("correcting biases"))
-    correct_biases(network, pictures)
+    correct_biases(network, images)
     for layer in network.modules():
         # The float weights, which bias correction compares with.
         if hasattr(layer, "weight_orig"):
@@ -37,12 +37,12 @@ def compensate(network: RawHead, pictures: Sequence[NDArray[np.float32]], progre
 
 def round_weights(
     network: RawHead,
-    pictures: Sequence[NDArray[np.float32]],
+    images: Sequence[NDArray[np.float32]],
     progress: Progress,
     method: Any = gptq_mode,
 ) -> None:
     """The first half of :func:`compensate`, by another of Brevitas' methods if given. Keeps the float weights beside."""
-    tensors = [torch.from_numpy(picture) for picture in pictures]
+    tensors = [torch.from_numpy(image) for image in images]
     with torch.no_grad(), method(network, use_quant_activations=False) as rounding:
         for number in range(1, rounding.num_layers + 1):
             for tensor in tensors:
@@ -51,8 +51,8 @@ def round_weights(
             progress(Step("compensating rounding", number, rounding.num_layers, "convolutions"))
 
 
-def correct_biases(network: RawHead, pictures: Sequence[NDArray[np.float32]]) -> None:
+def correct_biases(network: RawHead, images: Sequence[NDArray[np.float32]]) -> None:
     """The second half: every channel's mean output is that of its float weights on the same inputs again."""
     with torch.no_grad(), bias_correction_mode(network):
-        for picture in pictures:
-            network(torch.from_numpy(picture))
+        for image in images:
+            network(torch.from_numpy(image))

@@ -13,7 +13,7 @@ SYMMETRIC = True
 
 
 def build(job: Job) -> dict[str, Any]:
-    """Rewrite ``job.source`` and prove on calibration pictures that it detects the same.
+    """Rewrite ``job.source`` and prove on calibration images that it detects the same.
 
     Raises :class:`lowbit.errors.UnavailableError` for a head whose tail has nothing to save.
     """

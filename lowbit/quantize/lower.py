@@ -10,7 +10,7 @@ Runtime's quantizer adds what is left out, with ranges by entropy on the calibra
 
 Proof: integers and scales are the same; biases are within half a step of the integer kernels' 32-bit ones; and without
 what is added, the graph's raw head is that of the artifact with those biases. That is, as near as the artifact's own with
-biases changed by a millionth: a last digit that differs tips a rounding, and that one others (13 dB on YOLOv10n).
+biases changed by a millionth: a last digit that differs changes a rounding, which changes others (13 dB on YOLOv10n).
 
 Settings: ``start`` (the scheme whose artifact is lowered; its folder is ``job.start``).
 """
@@ -40,9 +40,9 @@ SYMMETRIC = False
 # What is added costs a rounding each: 7 to 15 dB were seen, and a wrong scale ends below 0.
 MIN_SQNR = 0.0
 _MILLIONTH = 1e-6
-# Twice the noise, or no more than float arithmetic's own where nothing tips.
+# Twice the noise, or no more than float arithmetic's own where no rounding changes.
 _SLACK, _FLOAT = 3.0, 60.0
-_PARITY_PICTURES = 4
+_PARITY_IMAGES = 4
 
 
 def build(job: Job) -> dict[str, Any]:
@@ -78,7 +78,7 @@ def build(job: Job) -> dict[str, Any]:
     scales = _keep(lowered, scales)
     onnx.save(lowered, str(job.output))
     _check_integers(lowered, {n.name: parts.get(n.name, (n.name, slice(None))) for n in floating.graph.node}, weights)
-    probes = list(job.calibration.first(_PARITY_PICTURES).batches(job.input))
+    probes = list(job.calibration.first(_PARITY_IMAGES).batches(job.input))
     proved = prove(artifact, lowered, scales, probes)
     ort.lay_out(job.output)
     return {
@@ -151,9 +151,9 @@ def prove(
     artifact: onnx.ModelProto,
     lowered: onnx.ModelProto,
     scales: Mapping[str, graph.Quantizer],
-    pictures: Sequence[NDArray[np.float32]],
+    images: Sequence[NDArray[np.float32]],
 ) -> dict[str, float]:
-    """Compare the raw heads on pictures, float32 [1, 3, size, size], as the module says.
+    """Compare the raw heads on images, float32 [1, 3, size, size], as the module says.
 
     ``scales``: the artifact's, by tensor. Returns the SQNR, in dB: how far a millionth of its biases takes the artifact;
     ``lowered`` without what was added from the artifact with the same biases; all of it from the artifact. Raises
@@ -163,7 +163,7 @@ def prove(
     unoptimized = SessionOptions(optimized=False)
 
     def heads(model: onnx.ModelProto) -> list[NDArray[np.float32]]:
-        return proof.raw_heads(model, unoptimized, pictures, names)
+        return proof.raw_heads(model, unoptimized, images, names)
 
     def sqnr(one: list[NDArray[np.float32]], other: list[NDArray[np.float32]]) -> float:
         return float(np.minimum(proof.compare_heads(one, other).sqnr_db, 999.0))

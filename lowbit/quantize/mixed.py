@@ -38,8 +38,8 @@ def eight_bit_modules(job: Job, detector: Detector, modules: Sequence[str]) -> t
     """
     path = job.output.parent / "float.onnx"
     detector.export(path)
-    pictures, head = job.calibration.paths, detector.head
-    floating = native.Graph(path, head, job.input, pictures[: assignment.NOISE_PICTURES])
+    images, head = job.calibration.paths, detector.head
+    floating = native.Graph(path, head, job.input, images[: assignment.NOISE_IMAGES])
     module_of = {node: module for module, node in layer_map(floating.model, modules).items()}
     four = native.sqnr_alone(floating, "int4", native.WEIGHTS_ONLY, progress=job.progress)
     found: dict[str, Any]
@@ -54,7 +54,7 @@ def eight_bit_modules(job: Job, detector: Detector, modules: Sequence[str]) -> t
             assigned = search.within_budget(noise, cost, floating.parameters, job.settings["max_bits"])
             found = {}
         else:
-            held = assignment.held_out(path, head, job.input, pictures)
+            held = assignment.held_out(path, head, job.input, images)
 
             def drop_of(dtypes: dict[str, str]) -> float:
                 return 1 - (held.harm(held.quantized(dtypes, native.WEIGHTS_ONLY)).agreement or 0.0)

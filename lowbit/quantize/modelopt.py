@@ -15,7 +15,7 @@ from lowbit.detector import heads
 from lowbit.quantize import CalibrationReader, Job
 from lowbit.sensitivity import native
 
-_SENSITIVITY_PICTURES = 8
+_SENSITIVITY_IMAGES = 8
 PACKAGES: tuple[str, ...] = ("onnx-graphsurgeon", "onnxconverter-common")
 NEEDS: dict[str, str] = {"modelopt": "nvidia-modelopt"}
 SYMMETRIC = True
@@ -61,5 +61,5 @@ def build(job: Job) -> dict[str, Any]:
 def _sensitivity(job: Job) -> dict[str, float]:
     """What 8 bits cost every convolution alone, measured on the graph itself."""
     head = heads.recognise(job.source, graph.load(job.source))
-    floating = native.Graph(job.source, head, job.input, job.calibration.paths[:_SENSITIVITY_PICTURES])
+    floating = native.Graph(job.source, head, job.input, job.calibration.paths[:_SENSITIVITY_IMAGES])
     return native.sqnr_alone(floating, "int8", native.EIGHT_BIT_INPUTS, progress=job.progress)

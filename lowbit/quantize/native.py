@@ -2,7 +2,7 @@
 
 Every convolution's weight is INT4, INT8, FP8 (E4M3) or float, rounded to nearest with a scale an output channel, by the
 search of :mod:`lowbit.sensitivity`: the fewest bits within a drop. Settings: ``max_drop`` (of agreement with the float
-graph on calibration pictures, a fraction).
+graph on calibration images, a fraction).
 """
 
 from __future__ import annotations

@@ -28,20 +28,20 @@ def build(job: Job) -> dict[str, Any]:
     model = graph.load(job.source)
     name = model.graph.input[0].name
     tail = graph.decode_tail(model)
-    pictures = job.calibration.paths
+    images = job.calibration.paths
     done = 0
 
     def shown(batch: Any) -> dict[str, Any]:
         nonlocal done
         done += 1
-        job.progress(Step("calibrating", done, len(pictures), "images"))
+        job.progress(Step("calibrating", done, len(images), "images"))
         return {name: batch}
 
     quantized = nncf.quantize(
         model,
-        nncf.Dataset(_Pictures(job), shown),
+        nncf.Dataset(_Images(job), shown),
         preset=nncf.QuantizationPreset(job.settings["preset"]),
-        subset_size=len(pictures),
+        subset_size=len(images),
         # It folds some nodes of the tail away; the others are found.
         ignored_scope=nncf.IgnoredScope(names=tail, validate=False),
     )
@@ -49,8 +49,8 @@ def build(job: Job) -> dict[str, Any]:
     return {"excluded_nodes": len(tail)}
 
 
-class _Pictures:
-    """The calibration pictures, as often as NNCF goes through them; never more than one in memory."""
+class _Images:
+    """The calibration images, as often as NNCF goes through them; never more than one in memory."""
 
     def __init__(self, job: Job) -> None:
         self._job = job

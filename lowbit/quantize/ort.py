@@ -7,7 +7,7 @@ become copies (:mod:`lowbit.graph.layout`, :func:`concatenated`), and what SiLU 
 needs (:func:`activated`).
 
 Settings: ``calibration_method`` (minmax, entropy), ``max_drop`` (of agreement with the float graph on calibration
-pictures: the convolutions with the fewest multiply-accumulates that keep it stay in float; none without).
+images: the convolutions with the fewest multiply-accumulates that keep it stay in float; none without).
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ def build(job: Job) -> dict[str, Any]:
 
 
 def candidates(job: Job, model: onnx.ModelProto, head: Head) -> assignment.Integers:
-    """Assignments of INT8 and float, with ranges by min-max on a few pictures: a candidate is built in seconds."""
-    few = replace(job, calibration=job.calibration.first(assignment.NOISE_PICTURES), progress=silent)
+    """Assignments of INT8 and float, with ranges by min-max on a few images: a candidate is built in seconds."""
+    few = replace(job, calibration=job.calibration.first(assignment.NOISE_IMAGES), progress=silent)
 
     def build_one(kept: Sequence[str], output: Path) -> None:
         copied = type(model)()
@@ -158,7 +158,7 @@ def place_quantizers(
                 per_channel=True,
                 nodes_to_exclude=floating,
                 calibrate_method=methods[method],
-                # One picture at a time: the histogram calibrator would keep every activation of every picture otherwise.
+                # One image at a time: the histogram calibrator would keep every activation of every image otherwise.
                 extra_options={"CalibStridedMinMax": 1, **({"TensorQuantOverrides": given} if given else {})},
                 calibration_cache_path=Path(folder) / "ranges.json",
             )

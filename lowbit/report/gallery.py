@@ -1,4 +1,4 @@
-"""The pictures on which a quantized detector differs most from FP32, drawn with both detectors' boxes."""
+"""The images on which a quantized detector differs most from FP32, drawn with both detectors' boxes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lowbit.data.dataset import Dataset
 from lowbit.data.detections import Detections
 from lowbit.data.images import read_image
 from lowbit.measure.metrics import DEPLOYED_CONFIDENCE, ImageChange
-from lowbit.results import PictureRecord
+from lowbit.results import ChangedImage
 
 # Two panels beside each other must fit a laptop's screen and a printed page.
 _PANEL = 420
@@ -35,8 +35,8 @@ def save(
     quantized: Mapping[int, Detections],
     folder: Path,
     name: str,
-) -> list[PictureRecord]:
-    """Write ``pictures/<name>-<n>.jpg`` under a run's folder: FP32 left, quantized right; returns what to record."""
+) -> list[ChangedImage]:
+    """Write ``images/<name>-<n>.jpg`` under a run's folder: FP32 left, quantized right; returns what to record."""
     records = []
     for number, change in enumerate(changes, 1):
         image = dataset.images[change.image]
@@ -49,10 +49,10 @@ def save(
         ok, data = cv2.imencode(".jpg", np.hstack([panels[0], gap, panels[1]]), [cv2.IMWRITE_JPEG_QUALITY, 80])
         if not ok:
             raise RuntimeError(f"OpenCV could not encode {image.path} as JPEG")
-        target = folder / "pictures" / f"{name}-{number}.jpg"
+        target = folder / "images" / f"{name}-{number}.jpg"
         files.write_atomic(target, data.tobytes())
         records.append(
-            PictureRecord(
+            ChangedImage(
                 file=str(target.relative_to(folder)), image=image.path.name, lost=change.lost, gained=change.gained
             )
         )
@@ -65,7 +65,7 @@ def _panel(pixels: NDArray[np.uint8], found: Detections, names: tuple[str, ...],
     canvas = np.ascontiguousarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA))
     for index in np.flatnonzero(found.scores >= DEPLOYED_CONFIDENCE)[::-1]:
         x1, y1, x2, y2 = (int(v) for v in np.rint(found.boxes[index] * ratio))
-        # Dark on light: seen on any picture, and in print without colour.
+        # Dark on light: seen on any image, and in print without colour.
         cv2.rectangle(canvas, (x1, y1), (x2, y2), _PAPER, 3)
         cv2.rectangle(canvas, (x1, y1), (x2, y2), _INK, 1)
         _label(canvas, f"{names[int(found.classes[index])]} {found.scores[index]:.2f}", x1, y1)

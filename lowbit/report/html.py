@@ -19,7 +19,7 @@ _COLOURS = {Status.PASSED: "#1b7837", Status.INCONCLUSIVE: "#b8860b", Status.FAI
 
 
 def page(results: Results, folder: Path) -> str:
-    """The whole page. ``folder``: the run's folder, where its pictures lie."""
+    """The whole page. ``folder``: the run's folder, where its images lie."""
     import jinja2
 
     environment = jinja2.Environment(
@@ -62,7 +62,7 @@ def _section(detector: str, provider: str, entries: Sequence[Entry], folder: Pat
         "charts": [chart for chart in (_drops(entries), _pareto(entries), _layers(entries)) if chart],
         "sizes": _by_size(entries),
         "classes": _by_class(entries),
-        "gallery": [(entry, _pictures(entry, folder)) for entry in entries if entry.pictures],
+        "gallery": [(entry, _images(entry, folder)) for entry in entries if entry.changed_images],
     }
 
 
@@ -82,14 +82,14 @@ def _by_class(entries: Sequence[Entry], count: int = 8) -> list[tuple[str, list[
     return rows
 
 
-def _pictures(entry: Entry, folder: Path) -> list[tuple[str, str]]:
-    """Data URLs and captions; a picture that is gone is left out."""
+def _images(entry: Entry, folder: Path) -> list[tuple[str, str]]:
+    """Data URLs and captions; an image that is gone is left out."""
     found = []
-    for picture in entry.pictures or []:
-        path = (folder / picture.file).resolve()
+    for image in entry.changed_images or []:
+        path = (folder / image.file).resolve()
         if path.is_file() and path.is_relative_to(folder.resolve()):
             data = base64.b64encode(path.read_bytes()).decode()
-            caption = f"{picture.image}: {picture.lost} objects lost, {picture.gained} gained"
+            caption = f"{image.image}: {image.lost} objects lost, {image.gained} gained"
             found.append((f"data:image/jpeg;base64,{data}", caption))
     return found
 

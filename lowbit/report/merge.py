@@ -13,7 +13,7 @@ from lowbit.results import Entry, Results, Status
 
 # From best to worst: a scheme that failed in one shard failed.
 _SEVERITY = (Status.SKIPPED, Status.PASSED, Status.INCONCLUSIVE, Status.FAILED, Status.ERROR)
-_KEPT = ("detections", "pictures")
+_KEPT = ("detections", "images")
 # What an entry takes from another host's measurement of the same accuracy. Accuracy itself is not mixed: it is that of the
 # entry whose status counts.
 _OF_ANY_HOST = ("artifact", "build", "engine", "latency")

@@ -106,7 +106,7 @@ def _section(detector: str, provider: str, entries: Sequence[Entry]) -> list[str
     in_name_only = [f"`{escape(e.scheme)}`" for e in entries if _in_name_only(e)]
     if in_name_only:
         lines.append(
-            f"- Integers in name only on this provider, most of the arithmetic ran in float: {', '.join(in_name_only)}"
+            f"- Most of the arithmetic ran in float on this provider, though the file is quantized: {', '.join(in_name_only)}"
         )
     lines += [f"- {sentence}" for entry in entries for sentence in remarks(entry)]
     return [*lines, ""] if lines[-1] else lines
@@ -176,7 +176,7 @@ def recommend(entries: Sequence[Entry]) -> str:
         assert best.latency is not None and best.drop is not None
         return (
             f"**Ship `{escape(best.scheme)}`**: {best.latency.speedup:.2f}x FP32 for {points(best.drop)} points of AP; "
-            "of those within their threshold none is surely faster than it, and among those about as fast it loses least"
+            "no other scheme within its threshold is faster beyond the 95 % CI, and of those as fast this one loses least"
             + _caveat(best)
         )
     # Half precision loses least of all; where it is not faster nothing speaks for it.
@@ -193,7 +193,7 @@ def _in_name_only(entry: Entry) -> bool:
 
 
 def _fast_and_true(entries: Sequence[Entry]) -> Entry:
-    """Of the entries that no other one is surely faster than (their speed-ups' intervals touch), the least drop."""
+    """The entry with the least drop, of those whose speed-up's interval reaches the fastest one's lower bound."""
     speeds = {id(e): e.latency.speedup_ci for e in entries if e.latency and e.latency.speedup_ci}
     surely = max(ci[0] for ci in speeds.values())
     return min(
@@ -204,7 +204,7 @@ def _fast_and_true(entries: Sequence[Entry]) -> Entry:
 
 def _caveat(entry: Entry) -> str:
     if entry.status is Status.INCONCLUSIVE:
-        return "; the interval holds the threshold, so judge it on more images first."
+        return "; the 95 % CI contains the threshold, so judge it on more images first."
     return "."
 
 

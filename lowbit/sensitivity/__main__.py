@@ -15,8 +15,8 @@ from lowbit.progress import Progress, Step
 from lowbit.sensitivity import autoquant, find, native
 from lowbit.source import take
 
-# Every convolution twice, alone and spared: few pictures rank as many do.
-_GRAPH_PICTURES = 4
+# Every convolution twice, alone and left out alone: few images rank as many do.
+_GRAPH_IMAGES = 4
 
 
 def measure(request: dict[str, Any], folder: Path, progress: Progress) -> dict[str, Any]:
@@ -28,13 +28,13 @@ def measure(request: dict[str, Any], folder: Path, progress: Progress) -> dict[s
         source = take(Path(request["source"]), identity, Path(private))
         detector = rebuild(source, identity, trust=request["trust"])
         network = fused(detector)
-    pictures = CalibrationSet(folder, tuple(map(Path, request["calibration"])))
+    images = CalibrationSet(folder, tuple(map(Path, request["calibration"])))
     combination = find(request["combination"])
     progress(Step("calibrating"))
-    batches = list(pictures.batches(InputSpec.of_json(request["input"])))
+    batches = list(images.batches(InputSpec.of_json(request["input"])))
     ranking, config, changed = autoquant.measure(network, combination, batches, folder, progress)
     spec = InputSpec.of_json(request["graph_input"])
-    floating = native.Graph(Path(request["graph"]), detector.head, spec, pictures.paths[:_GRAPH_PICTURES])
+    floating = native.Graph(Path(request["graph"]), detector.head, spec, images.paths[:_GRAPH_IMAGES])
     beside = autoquant.Beside.of(ranking, floating, combination, progress)
     autoquant.write_report(folder, ranking, beside, combination, request["facts"], config)
     return {

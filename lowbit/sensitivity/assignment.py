@@ -2,7 +2,7 @@
 
 Two kinds. Weights only, for size: INT4, INT8, FP8 or float, stored in that dtype. Integers, for speed: a convolution
 and what surrounds it in ONNX Runtime's integer kernels, or in float. Noise is measured on the first calibration
-pictures, agreement with the float graph on those after them; evaluation data are never seen.
+images, agreement with the float graph on those after them; evaluation data are never seen.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ from lowbit.sensitivity import native, search
 if TYPE_CHECKING:
     import onnx
 
-NOISE_PICTURES, AGREEMENT_PICTURES = 8, 32
+NOISE_IMAGES, AGREEMENT_IMAGES = 8, 32
 
 
-def split(pictures: Sequence[Path]) -> tuple[Sequence[Path], Sequence[Path]]:
-    """Pictures for noise, and others for agreement. Raises :class:`InputError` for fewer than four."""
-    if len(pictures) < 4:
-        raise InputError(f"{len(pictures)} calibration pictures; a search needs four or more.")
-    first = min(NOISE_PICTURES, len(pictures) // 2)
-    return pictures[:first], pictures[first : first + AGREEMENT_PICTURES]
+def split(images: Sequence[Path]) -> tuple[Sequence[Path], Sequence[Path]]:
+    """Images for noise, and others for agreement. Raises :class:`InputError` for fewer than four."""
+    if len(images) < 4:
+        raise InputError(f"{len(images)} calibration images; a search needs four or more.")
+    first = min(NOISE_IMAGES, len(images) // 2)
+    return images[:first], images[first : first + AGREEMENT_IMAGES]
 
 
-def held_out(path: Path, head: Head, spec: InputSpec, pictures: Sequence[Path]) -> native.Graph:
-    """The float graph on the pictures for agreement. Raises :class:`InputError` if it sees nothing there to agree with."""
-    held = native.Graph(path, head, spec, split(pictures)[1])
+def held_out(path: Path, head: Head, spec: InputSpec, images: Sequence[Path]) -> native.Graph:
+    """The float graph on the images for agreement. Raises :class:`InputError` if it sees nothing there to agree with."""
+    held = native.Graph(path, head, spec, split(images)[1])
     if held.truth is None:
-        raise InputError(f"{path}: sees nothing with confidence on {held.images} calibration pictures. Use others.")
+        raise InputError(f"{path}: sees nothing with confidence on {held.images} calibration images. Use others.")
     return held
 
 
@@ -54,9 +54,9 @@ class Candidates(ABC):
 
     offered: ClassVar[tuple[str, ...]]
 
-    def __init__(self, path: Path, head: Head, spec: InputSpec, pictures: Sequence[Path], progress: Progress) -> None:
-        self.floating = native.Graph(path, head, spec, split(pictures)[0])
-        self._held = held_out(path, head, spec, pictures)
+    def __init__(self, path: Path, head: Head, spec: InputSpec, images: Sequence[Path], progress: Progress) -> None:
+        self.floating = native.Graph(path, head, spec, split(images)[0])
+        self._held = held_out(path, head, spec, images)
         self._progress = progress
 
     @property
@@ -150,11 +150,11 @@ class Integers(Candidates):
         path: Path,
         head: Head,
         spec: InputSpec,
-        pictures: Sequence[Path],
+        images: Sequence[Path],
         progress: Progress,
         quantize: Callable[[Sequence[str], Path], None],
     ) -> None:
-        super().__init__(path, head, spec, pictures, progress)
+        super().__init__(path, head, spec, images, progress)
         self._quantize = quantize
         self._stem = frozenset(layout.better_in_float(self.floating.model))
 

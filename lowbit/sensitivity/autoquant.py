@@ -59,7 +59,7 @@ def rank(scores: dict[str, float], parameters: dict[str, int]) -> list[LayerScor
 def measure(
     network: RawHead,
     combination: Combination,
-    pictures: Sequence[NDArray[np.float32]],
+    images: Sequence[NDArray[np.float32]],
     folder: Path,
     progress: Progress,
 ) -> tuple[list[LayerScore], dict[str, Any], dict[str, Any]]:
@@ -78,7 +78,7 @@ def measure(
         config, changed = config_of(combination, mtq)
     except ValueError as reason:
         raise UnavailableError(str(reason)) from reason
-    tensors = [torch.from_numpy(picture) for picture in pictures]
+    tensors = [torch.from_numpy(image) for image in images]
     parameters = _convolutions(network)
     # The answer to compare with is the float detector's own.
     with torch.no_grad():
@@ -206,7 +206,9 @@ def write_report(
     rows = []
     for number, layer in enumerate(ranking, 1):
         harm, own = beside.layers[layer.layer], (f"{layer.score:.6g}", layer.parameters, f"{layer.share:.2%}")
-        rows.append((number, f"`{layer.layer}`", *own, second[layer.layer], *harm.alone.cells, *harm.spared.cells))
+        rows.append(
+            (number, f"`{layer.layer}`", *own, second[layer.layer], *harm.alone.cells, *harm.leave_one_out.cells)
+        )
     headings = "rank", "layer", "score", "parameters", "share of weights", "rank on the graph", *native.HARM_HEADINGS
     lines += table(headings, "rlrrrrrrrr", rows)
     lines += ["", "Where the two disagree most:", ""]

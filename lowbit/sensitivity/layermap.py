@@ -1,4 +1,4 @@
-"""Names that meet: which torch module is which convolution of the ONNX graph."""
+"""Which torch module is which convolution of the ONNX graph."""
 
 from __future__ import annotations
 

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 # Largest finite value of float8 E4M3FN (https://onnx.ai/onnx/technical/float8.html).
 _FP8_MAX = 448.0
-# Over the cells of a convolution's harm, alone and spared.
-HARM_HEADINGS = ("alone: SQNR, dB", "agreement", "spared: SQNR, dB", "agreement")
+# Over the cells of a convolution's harm, alone and left out alone.
+HARM_HEADINGS = ("alone: SQNR, dB", "agreement", "leave-one-out: SQNR, dB", "agreement")
 _STEPS = {"int4": 7, "int8": 127}
 
 
@@ -65,33 +65,33 @@ class Harm:
 
 @dataclass(frozen=True, slots=True)
 class LayerHarm:
-    """One convolution. ``alone``: it alone is quantized; ``spared``: it alone stays in float."""
+    """One convolution. ``alone``: it alone is quantized; ``leave_one_out``: it alone stays in float."""
 
     node: str
     parameters: int
     alone: Harm
-    spared: Harm
+    leave_one_out: Harm
 
 
 class Graph:
     """A float detector's graph whose convolutions can be fake-quantized, any set of them.
 
     Weights: symmetric, rounded to nearest with scales from their maxima. Inputs: integers are unsigned with scale and
-    zero point from the least and the largest value that the pictures give, FP8 has a scale from the largest magnitude.
+    zero point from the least and the largest value that the images give, FP8 has a scale from the largest magnitude.
     """
 
-    def __init__(self, path: Path, head: Head, spec: InputSpec, pictures: Sequence[Path]) -> None:
+    def __init__(self, path: Path, head: Head, spec: InputSpec, images: Sequence[Path]) -> None:
         self.model = graph.load(path)
         self.head = head
-        self._pictures = pictures
-        self._placed = [preprocess(picture, spec) for picture in pictures]
+        self._images = images
+        self._placed = [preprocess(image, spec) for image in images]
         self._heads, self._seen = self._run(self.model)
         self.nodes = {node.name: node for node in graph.weighted_convolutions(self.model)}
         self._weights = {tensor.name: tensor for tensor in self.model.graph.initializer}
 
     @property
     def images(self) -> int:
-        """How many pictures it is measured on."""
+        """How many images it is measured on."""
         return len(self._placed)
 
     @property
@@ -107,7 +107,7 @@ class Graph:
     @functools.cached_property
     def truth(self) -> Dataset | None:
         """The float graph's confident boxes; None if there are none."""
-        return confident(self._pictures, self.head.classes, self._seen, DEPLOYED_CONFIDENCE)
+        return confident(self._images, self.head.classes, self._seen, DEPLOYED_CONFIDENCE)
 
     def weight(self, name: str) -> NDArray[np.float32]:
         """A convolution's weight, [out, in / groups, height, width]."""
@@ -194,7 +194,7 @@ class Graph:
             scale = np.maximum((high - low) / steps, 1e-12).astype(np.float32)
             zero = numpy_helper.from_array(np.rint(-low / scale).astype(np.uint8), names[1])
         feed = source
-        if form.inputs == "int4":  # in the file eight bits wide: values of other pictures must end where four bits do
+        if form.inputs == "int4":  # in the file eight bits wide: values of other images must end where four bits do
             bounds = [f"{source}/{part}" for part in ("low", "high")]
             model.graph.initializer.extend(
                 numpy_helper.from_array(np.asarray(value, np.float32).reshape(-1, *[1] * (2 * np.ndim(value))), name)
@@ -223,7 +223,7 @@ class Graph:
         """AP of another artifact's session with the float graph's confident boxes as the truth; 1 if it has none."""
         name = session.get_inputs()[0].name
         seen = {
-            number: in_picture(self.head.decode(session.run(None, {name: tensor})), place)
+            number: in_image(self.head.decode(session.run(None, {name: tensor})), place)
             for number, (tensor, place) in enumerate(self._placed, 1)
         }
         return 1.0 if self.truth is None else evaluate(self.truth, seen).map
@@ -245,7 +245,7 @@ class Graph:
         for number, (tensor, place) in enumerate(self._placed, 1):
             found = session.run(names, {session.get_inputs()[0].name: tensor})
             heads += found[len(outputs) :]
-            seen[number] = in_picture(self.head.decode(found[: len(outputs)]), place)
+            seen[number] = in_image(self.head.decode(found[: len(outputs)]), place)
         return heads, seen
 
     @functools.cached_property
@@ -271,8 +271,8 @@ class Graph:
         return ranges
 
 
-def in_picture(seen: Detections, place: Letterbox) -> Detections:
-    """Detections in the picture's own pixels."""
+def in_image(seen: Detections, place: Letterbox) -> Detections:
+    """Detections in the image's own pixels."""
     return Detections(place.to_image(seen.boxes), seen.scores, seen.classes)
 
 
@@ -306,7 +306,7 @@ def _along(scale: NDArray[np.float32], dimensions: int) -> NDArray[np.float32]:
 def measure(
     floating: Graph, dtype: str, form: Form, *, progress: Progress, only: Collection[str] | None = None
 ) -> list[LayerHarm]:
-    """Every convolution quantized alone and spared alone; most harm alone first.
+    """Every convolution quantized alone and left in float alone; most harm alone first.
 
     ``dtype``: of weights; ``only``: these nodes.
     """

@@ -2,7 +2,7 @@
 
 Layout: ``<folder>/<combination>/{quant_manifest.json, layer-sensitivity-report.json, layer-sensitivity-report.md,
 config.yaml, autoquant_state.pt, sweep.log}`` and ``<folder>/index.{json,csv}``. A folder belongs to one detector, one
-set of pictures and one set of tool versions: its name ends in their digest, so another run's files are never replaced.
+set of images and one set of tool versions: its name ends in their digest, so another run's files are never replaced.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ MEASURED, UNSUPPORTED, FAILED = "measured", "unsupported", "failed"
 
 @dataclass(frozen=True)
 class Sweep:
-    """What is swept. ``graph``: the detector's float ONNX; ``calibration``: the pictures that are shown; ``size``: their
+    """What is swept. ``graph``: the detector's float ONNX; ``calibration``: the images that are shown; ``size``: their
     side in pixels, which may be smaller than the detector's own; ``folder``: where sweeps are kept, one folder each."""
 
     detector: Detector
@@ -159,7 +159,7 @@ def read_opinions(folder: Path) -> SweepRecord:
                 rank=rank,
                 graph_rank=graph["layers"][layer["layer"]]["rank"],
                 alone_db=graph["layers"][layer["layer"]]["alone"]["sqnr_db"],
-                spared_db=graph["layers"][layer["layer"]]["spared"]["sqnr_db"],
+                leave_one_out_db=graph["layers"][layer["layer"]]["leave_one_out"]["sqnr_db"],
             )
             for rank, layer in enumerate(said["layers"], 1)
         ],
@@ -210,7 +210,7 @@ def merge(parts: Sequence[Path], place: Path) -> Path:
     kinds = {files.digest([manifest[key] for key in keys]) for _, manifest in found.values()}
     if len(kinds) > 1:
         raise InputError(
-            f"{', '.join(map(str, parts))}: differ in detector, pictures or tool versions; merge like parts."
+            f"{', '.join(map(str, parts))}: differ in detector, images or tool versions; merge like parts."
         )
     place.mkdir(parents=True, exist_ok=True)
     for name, (path, _) in found.items():

@@ -163,7 +163,7 @@ def test_other_data_are_not_compared(tmp_path: Path, dataset: Dataset, capsys: p
     assert code == 0 and "|  | x 1.00 | x 1.00 |" in text
 
 
-def test_without_its_pictures_a_fall_has_no_interval(
+def test_without_its_images_a_fall_has_no_interval(
     tmp_path: Path, dataset: Dataset, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first, second = run(tmp_path / "a", dataset), run(tmp_path / "b", dataset, missed=3)

@@ -60,14 +60,14 @@ def detector(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return path
 
 
-def pictures(count: int = 3) -> list[np.ndarray]:
+def images(count: int = 3) -> list[np.ndarray]:
     return list(np.random.default_rng(1).random((count, 1, 3, SIZE, SIZE), np.float32))
 
 
 def test_the_lean_tail_detects_the_same(detector: Path) -> None:
     model = graph.load(detector)
     lean = decode_tail.lean_tail(detector, model)
-    assert decode_tail.check_same(model, lean, pictures()) > 100
+    assert decode_tail.check_same(model, lean, images()) > 100
     assert heads.recognise(detector, lean) == heads.recognise(detector, model)
     assert heads.recognise(detector, lean).kind == "end2end"
     assert graph.head_outputs(lean) == graph.head_outputs(model)
@@ -88,8 +88,8 @@ def test_a_wrong_rewrite_is_caught(detector: Path, damage: str) -> None:
         values = numpy_helper.to_array(tensor)
         if tensor.name.startswith("/lean/") and values.dtype == np.float32 and (values.ndim == 1) == (damage == "bins"):
             tensor.CopyFrom(numpy_helper.from_array(values * np.float32(1.01), tensor.name))
-    with pytest.raises(BuildError, match="differs on picture 1"):
-        decode_tail.check_same(model, lean, pictures(1))
+    with pytest.raises(BuildError, match="differs on image 1"):
+        decode_tail.check_same(model, lean, images(1))
 
 
 def test_other_heads_have_no_anchors_to_skip(tmp_path: Path) -> None:

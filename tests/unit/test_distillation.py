@@ -104,7 +104,7 @@ def test_losses_are_the_divergences_by_hand() -> None:
 
 
 def test_another_winner_nearby_costs_less_than_one_far_away() -> None:
-    """A detection that moves to the next anchor is still there; one that moves across the picture is lost and invented."""
+    """A detection that moves to the next anchor is still there; one that moves across the image is lost and invented."""
     features = [torch.randn(1, 4, 8, 8)]
     boxes = torch.zeros(1, 8, 64)
 
@@ -122,7 +122,7 @@ def test_another_winner_nearby_costs_less_than_one_far_away() -> None:
 
 
 def test_crops_depend_on_seed_step_and_rank_only(task: Callable[..., Any]) -> None:
-    paths = task().pictures
+    paths = task().images
     batch, _ = distillation.Crops(paths, networks.PLAN, 64).batch(7, 0)
     assert batch.shape == (2, 3, 32, 32) and batch.dtype == torch.float32
     assert float(batch.min()) >= 0 and float(batch.max()) <= 1
@@ -181,7 +181,7 @@ def test_the_student_learns_and_the_best_is_kept(task: Callable[..., Any]) -> No
     assert report["best_held_out_loss"] == pytest.approx(min(held), abs=1e-5)
     assert min(held) < 0.6 * held[0]
     assert report["best_step"] == networks.PLAN.steps // networks.PLAN.checks * (1 + int(np.argmin(held)))
-    assert (made.folder / distillation.PICTURE).read_bytes()[:4] == b"\x89PNG"
+    assert (made.folder / distillation.PLOT).read_bytes()[:4] == b"\x89PNG"
 
 
 def test_a_start_that_training_does_not_improve_is_kept(task: Callable[..., Any]) -> None:
@@ -306,7 +306,7 @@ def test_a_loss_that_is_no_number_is_an_error(task: Callable[..., Any]) -> None:
         distillation.distil(task(bound=poison))
 
 
-def test_one_picture_is_too_few(task: Callable[..., Any]) -> None:
+def test_one_image_is_too_few(task: Callable[..., Any]) -> None:
     made = task()
-    with pytest.raises(InputError, match="two pictures or more, and got 1"):
-        distillation.distil(replace(made, pictures=made.pictures[:1]))
+    with pytest.raises(InputError, match="two images or more, and got 1"):
+        distillation.distil(replace(made, images=made.images[:1]))

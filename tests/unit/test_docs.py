@@ -33,7 +33,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     toys.make_detector(folder / "my.onnx")
     toys.make_dataset(folder / "my").rename(folder / "my" / "instances.json")
     toys.make_calibration(folder / "my").rename(folder / "my" / "images.txt")
-    toys.make_pictures(folder / "my" / "pictures", 4, seed=5)
+    toys.make_images(folder / "my" / "images", 4, seed=5)
     first, second = re.findall(r"```toml\n(.*?)```", (ROOT / "docs" / "your-detector.md").read_text(), re.S)
     (folder / "lowbit.toml").write_text(first)
     (folder / "gate.toml").write_text(second)
@@ -59,7 +59,7 @@ def run(folder: Path, command: str) -> None:
 @pytest.mark.parametrize(("path", "block"), COMMANDS)
 def test_commands_run(path: Path, block: str, project: Path) -> None:
     if path.stem in SLOW:
-        # Its pictures are drawn once for all of these.
+        # Its images are drawn once for all of these.
         for draw, count in ((validation, 200), (calibration, 64)):
             draw(project / "store" / "data", count)
     for command in block.strip().splitlines():

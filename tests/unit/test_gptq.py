@@ -17,7 +17,7 @@ compensation, networks = lazily("lowbit.quantize.gptq"), lazily("tests.unit.netw
 
 
 @pytest.fixture(scope="module")
-def pictures() -> list[np.ndarray]:
+def images() -> list[np.ndarray]:
     """Smooth noise: neighbours and channels correlate, which is what compensation uses."""
     rng = np.random.default_rng(0)
     small = [rng.random((1, 3, 6, 6), np.float32) for _ in range(6)]
@@ -26,25 +26,25 @@ def pictures() -> list[np.ndarray]:
     ]
 
 
-def outputs(network: Any, pictures: list[np.ndarray]) -> torch.Tensor:
+def outputs(network: Any, images: list[np.ndarray]) -> torch.Tensor:
     with torch.inference_mode():
-        return torch.cat([network(torch.from_numpy(picture)) for picture in pictures])
+        return torch.cat([network(torch.from_numpy(image)) for image in images])
 
 
-def test_it_loses_less_than_rounding_to_nearest(pictures: list[np.ndarray]) -> None:
+def test_it_loses_less_than_rounding_to_nearest(images: list[np.ndarray]) -> None:
     torch.manual_seed(0)
     original: Any = networks.Network().eval()
     rounded = copy.deepcopy(original)
     layers.quantize_convolutions(rounded, {"weight_bits": 4, "activation_bits": 16, "scales": "channel"}, {"depthwise"})
-    layers.calibrate(rounded, iter(pictures[:1]))
+    layers.calibrate(rounded, iter(images[:1]))
     compensated = copy.deepcopy(rounded)
     seen: list[Step] = []
-    compensation.compensate(compensated, pictures[:4], seen.append)
+    compensation.compensate(compensated, images[:4], seen.append)
 
-    truth = outputs(original, pictures)
-    error, before = (outputs(network, pictures) - truth for network in (compensated, rounded))
+    truth = outputs(original, images)
+    error, before = (outputs(network, images) - truth for network in (compensated, rounded))
     assert float(error.square().mean()) < 0.5 * float(before.square().mean())
-    # On the pictures that it was given, no channel's mean is off.
+    # On the images that it was given, no channel's mean is off.
     means = error[:4].mean((0, 2, 3)).abs(), before[:4].mean((0, 2, 3)).abs()
     assert float(means[0].max()) < 0.05 * float(means[1].max())
     for name, layer in torch_module.convolutions(compensated).items():

@@ -234,10 +234,10 @@ def test_dynamic_inputs_are_fixed(tmp_path: Path, dims: tuple[int | str, ...], s
     model = graph.fixed(Path("m.onnx"), original, size and (size, size))
     head = heads.recognise(Path("m.onnx"), model)
     assert (head.kind, head.sides, head.classes) == ("raw", (64, 64), 2)
-    picture = np.random.default_rng(0).random((1, 3, 64, 64), np.float32)
+    image = np.random.default_rng(0).random((1, 3, 64, 64), np.float32)
     outputs = [
         onnxruntime.InferenceSession(m.SerializeToString(), providers=["CPUExecutionProvider"]).run(
-            None, {"images": picture}
+            None, {"images": image}
         )[0]
         for m in (original, model)
     ]
@@ -366,7 +366,7 @@ def test_shapes_that_depend_on_the_image_are_left_open() -> None:
 
 
 def with_attention(flat: tuple[int, ...]) -> onnx.ModelProto:
-    """A convolution, a Reshape to ``flat`` and back as attention has it, a convolution, and a tail for one picture."""
+    """A convolution, a Reshape to ``flat`` and back as attention has it, a convolution, and a tail for one image."""
     weights = [
         floats((8, 3, 1, 1), "w0"),
         array(np.random.default_rng(0).random((8, 8, 1, 1)).astype(np.float32), "w1"),
@@ -386,21 +386,21 @@ def with_attention(flat: tuple[int, ...]) -> onnx.ModelProto:
     return make_model(nodes, weights, shape_out=(1, 4096 * 8 // 6, 6))
 
 
-def test_a_batch_gives_every_picture_its_own_raw_head() -> None:
+def test_a_batch_gives_every_image_its_own_raw_head() -> None:
     model = with_attention((1, 2, 4, 4096))
-    pictures = np.random.default_rng(1).random((3, 3, 64, 64)).astype(np.float32)
+    images = np.random.default_rng(1).random((3, 3, 64, 64)).astype(np.float32)
 
     def run(one: onnx.ModelProto, fed: NDArray[np.float32]) -> NDArray[np.float32]:
         session = onnxruntime.InferenceSession(one.SerializeToString(), providers=["CPUExecutionProvider"])
         return np.asarray(session.run(["c1"], {"images": fed})[0])
 
-    singles = [run(graph.raw_head_of_batch(model, 1), picture[None]) for picture in pictures]
-    assert np.array_equal(run(graph.raw_head_of_batch(model, 3), pictures), np.concatenate(singles))
+    singles = [run(graph.raw_head_of_batch(model, 1), image[None]) for image in images]
+    assert np.array_equal(run(graph.raw_head_of_batch(model, 3), images), np.concatenate(singles))
     assert len(model.graph.node) == 7 and model.graph.input[0].type.tensor_type.shape.dim[0].dim_value == 1
 
 
-def test_a_graph_that_takes_one_picture_only() -> None:
-    with pytest.raises(UnavailableError, match="2 pictures at once"):
+def test_a_graph_that_takes_one_image_only() -> None:
+    with pytest.raises(UnavailableError, match="2 images at once"):
         graph.raw_head_of_batch(with_attention((4, 2, 1, 4096)), 2)
 
 

@@ -26,9 +26,9 @@ def test_a_decoded_head_survives(name: str, tmp_path: Path) -> None:
     job = Job("fp16", {}, source, {}, spec, CalibrationSet(tmp_path, ()), output, tmp_path, lambda _: None)
     half.build(job)
     onnx.checker.check_model(str(output), full_check=True)
-    picture = np.random.default_rng(0).random((1, 3, SIZE, SIZE), np.float32)
+    image = np.random.default_rng(0).random((1, 3, SIZE, SIZE), np.float32)
     one, two = (
-        runtime.open_session(path, runtime.SessionOptions()).run(None, {"images": picture})[0]
+        runtime.open_session(path, runtime.SessionOptions()).run(None, {"images": image})[0]
         for path in (source, output)
     )
     assert one.dtype == two.dtype == np.float32

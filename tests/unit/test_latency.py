@@ -113,14 +113,14 @@ def test_noise_widens_the_interval_and_the_seed_fixes_it(monkeypatch: pytest.Mon
     assert [measure(0.3, 1).low, measure(0.3, 1).high] != pytest.approx([loud.low, loud.high], rel=1e-9)
 
 
-def test_the_stages_of_one_picture_add_up(tmp_path: Path) -> None:
+def test_the_stages_of_one_image_add_up(tmp_path: Path) -> None:
     path = toys.make_detector(tmp_path / "toy.onnx")
-    toys.make_pictures(tmp_path / "pictures", 3, seed=1)
+    toys.make_images(tmp_path / "images", 3, seed=1)
     session = runtime.open_session(path, runtime.SessionOptions())
     head = heads.recognise(path, graph.load(path))
-    pictures = sorted((tmp_path / "pictures").iterdir())
+    images = sorted((tmp_path / "images").iterdir())
     started = time.perf_counter()
-    stages = latency.end_to_end(session, head, InputSpec(64), pictures)
+    stages = latency.end_to_end(session, head, InputSpec(64), images)
     spent = time.perf_counter() - started
     assert min(stages.preprocess, stages.model, stages.postprocess) > 0
     assert stages.preprocess + stages.model + stages.postprocess < spent

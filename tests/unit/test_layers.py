@@ -39,20 +39,18 @@ def original() -> torch_module.RawHead:
 
 
 @pytest.fixture(scope="module")
-def picture() -> np.ndarray:
+def image() -> np.ndarray:
     return np.random.default_rng(0).random((1, 3, SIZE, SIZE), np.float32)
 
 
-def quantized(
-    original: torch_module.RawHead, picture: np.ndarray, eight: set[str] = frozenset(), **changes: Any
-) -> Any:  # type: ignore[assignment]
+def quantized(original: torch_module.RawHead, image: np.ndarray, eight: set[str] = frozenset(), **changes: Any) -> Any:  # type: ignore[assignment]
     """A copy of its own for every test of what is calibrated once, for that takes seconds."""
     settings = {**SETTINGS, **changes}
-    key = (id(original), picture.tobytes(), frozenset(eight), *settings.items())
+    key = (id(original), image.tobytes(), frozenset(eight), *settings.items())
     if key not in MADE:
         MADE[key] = copy.deepcopy(original)
         layers.quantize_convolutions(MADE[key], settings, eight)
-        layers.calibrate(MADE[key], iter([picture]))
+        layers.calibrate(MADE[key], iter([image]))
     return copy.deepcopy(MADE[key])
 
 
@@ -60,8 +58,8 @@ def by_name(network: Any) -> dict[str, Any]:
     return dict(torch_module.convolutions(network))
 
 
-def test_every_convolution_but_the_dfl_is_quantized(original: torch_module.RawHead, picture: np.ndarray) -> None:
-    before, after = torch_module.convolutions(original), by_name(quantized(original, picture))
+def test_every_convolution_but_the_dfl_is_quantized(original: torch_module.RawHead, image: np.ndarray) -> None:
+    before, after = torch_module.convolutions(original), by_name(quantized(original, image))
     assert list(before) == list(after) and len(before) > 60
     assert not any("dfl" in name for name in after)
     for name, conv in before.items():
@@ -75,18 +73,18 @@ def depthwise(network: torch_module.RawHead) -> set[str]:
     return {name for name, conv in torch_module.convolutions(network).items() if conv.groups > 1}
 
 
-def test_named_convolutions_keep_eight_bits(original: torch_module.RawHead, picture: np.ndarray) -> None:
+def test_named_convolutions_keep_eight_bits(original: torch_module.RawHead, image: np.ndarray) -> None:
     eight = depthwise(original)
     assert 5 < len(eight) < len(torch_module.convolutions(original))
-    for name, conv in by_name(quantized(original, picture, eight)).items():
+    for name, conv in by_name(quantized(original, image, eight)).items():
         codes = conv.quant_weight().int()
         assert int(codes.max()) > 7 if name in eight else int(codes.abs().max()) <= 8, name
 
 
-def test_scales_are_least_squares(original: torch_module.RawHead, picture: np.ndarray) -> None:
+def test_scales_are_least_squares(original: torch_module.RawHead, image: np.ndarray) -> None:
     """At most 2 % above the least error of 2000 scales, channel by channel."""
     name = "model.model.2.cv1.conv"
-    layer = by_name(quantized(original, picture))[name]
+    layer = by_name(quantized(original, image))[name]
     weight = torch_module.convolutions(original)[name].weight.detach().numpy()
     scales = layer.quant_weight().scale.detach().numpy().ravel()
     assert scales.shape == (weight.shape[0],)
@@ -101,9 +99,9 @@ def test_scales_are_least_squares(original: torch_module.RawHead, picture: np.nd
     assert max(worse) < 1.02
 
 
-def test_a_tensor_scale_is_the_largest_weight(original: torch_module.RawHead, picture: np.ndarray) -> None:
+def test_a_tensor_scale_is_the_largest_weight(original: torch_module.RawHead, image: np.ndarray) -> None:
     name = "model.model.2.cv1.conv"
-    layer = by_name(quantized(original, picture, scales="tensor"))[name]
+    layer = by_name(quantized(original, image, scales="tensor"))[name]
     weight = torch_module.convolutions(original)[name].weight.detach()
     scale = layer.quant_weight().scale.detach()
     assert scale.numel() == 1
@@ -112,8 +110,8 @@ def test_a_tensor_scale_is_the_largest_weight(original: torch_module.RawHead, pi
     assert torch.allclose(layer.quant_weight().value, expected)
 
 
-def test_bounded_weights_round_up_or_down_only(original: torch_module.RawHead, picture: np.ndarray) -> None:
-    network = quantized(original, picture)
+def test_bounded_weights_round_up_or_down_only(original: torch_module.RawHead, image: np.ndarray) -> None:
+    network = quantized(original, image)
     bound = layers.Reach(network, 0.5)
     torch.manual_seed(1)
     moved = 0
@@ -132,10 +130,10 @@ def test_bounded_weights_round_up_or_down_only(original: torch_module.RawHead, p
 
 
 def test_more_bits_for_a_while_are_finer_steps_of_the_same_range(
-    original: torch_module.RawHead, picture: np.ndarray
+    original: torch_module.RawHead, image: np.ndarray
 ) -> None:
     eight = depthwise(original)
-    network = quantized(original, picture, eight)
+    network = quantized(original, image, eight)
     before = {name: layer.quant_weight() for name, layer in by_name(network).items()}
     state = copy.deepcopy(network.state_dict())
     widen, bound = layers.Widths(network), layers.Reach(network, 1.0)
@@ -164,10 +162,10 @@ def test_more_bits_for_a_while_are_finer_steps_of_the_same_range(
 def test_export_computes_what_the_module_does(
     original: torch_module.RawHead, tmp_path: Path, activation_bits: int
 ) -> None:
-    # On most pictures some rounding of an input flips between torch and ONNX Runtime, which leaves 20 dB; not on this one.
-    picture = np.random.default_rng(1).random((1, 3, SIZE, SIZE), np.float32)
+    # On most images some rounding of an input flips between torch and ONNX Runtime, which leaves 20 dB; not on this one.
+    image = np.random.default_rng(1).random((1, 3, SIZE, SIZE), np.float32)
     eight = depthwise(original)
-    network = quantized(original, picture, eight, activation_bits=activation_bits)
+    network = quantized(original, image, eight, activation_bits=activation_bits)
     layers.export(network, SIZE, tmp_path / "m.onnx")
     exported = onnx.load(str(tmp_path / "m.onnx"))
     counts = qcdq.count_pairs(exported)
@@ -180,7 +178,7 @@ def test_export_computes_what_the_module_does(
     assert {w.dtype for w in found.weights} == {"INT4", "INT8"} and all(w.axis == 0 for w in found.weights)
     assert {w.input_quantized for w in found.weights} == {activation_bits == 8}
     quantize_inputs = activation_bits == 8
-    difference = layers.check_parity(network, model, [picture], quantized_inputs=quantize_inputs)
+    difference = layers.check_parity(network, model, [image], quantized_inputs=quantize_inputs)
     assert difference.sqnr_db > (30 if quantize_inputs else 90)
 
     stored = {t.name: t for t in model.graph.initializer}
@@ -189,14 +187,14 @@ def test_export_computes_what_the_module_does(
     )
     scale.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(scale) * 2, scale.name))
     with pytest.raises(BuildError, match="the export is wrong"):
-        layers.check_parity(network, model, [picture], quantized_inputs=quantize_inputs)
+        layers.check_parity(network, model, [image], quantized_inputs=quantize_inputs)
 
 
-def test_eight_bits_are_close_to_the_float_module(original: torch_module.RawHead, picture: np.ndarray) -> None:
-    network = quantized(original, picture, weight_bits=8, activation_bits=8)
+def test_eight_bits_are_close_to_the_float_module(original: torch_module.RawHead, image: np.ndarray) -> None:
+    network = quantized(original, image, weight_bits=8, activation_bits=8)
     with torch.inference_mode():
-        _, boxes, _ = network(torch.from_numpy(picture))
-        _, expected, _ = original(torch.from_numpy(picture))
+        _, boxes, _ = network(torch.from_numpy(image))
+        _, expected, _ = original(torch.from_numpy(image))
     assert float((boxes - expected).square().mean() / expected.var()) < 0.02
 
 
@@ -224,12 +222,12 @@ def test_the_detection_loss_prefers_the_truth(original: torch_module.RawHead) ->
     assert values[0] < values[1] and values[0] < values[2]
 
 
-def test_inputs_in_neck_and_head_keep_their_whole_range(original: torch_module.RawHead, picture: np.ndarray) -> None:
-    pictures = [picture, 0.2 * picture]
+def test_inputs_in_neck_and_head_keep_their_whole_range(original: torch_module.RawHead, image: np.ndarray) -> None:
+    images = [image, 0.2 * image]
     network = copy.deepcopy(original)
     layers.quantize_convolutions(network, {**SETTINGS, "weight_bits": 8, "activation_bits": 8}, set())
     head = layers.neck_and_head(network)
-    layers.calibrate(network, iter(pictures), whole=head)
+    layers.calibrate(network, iter(images), whole=head)
     backbone = {name for name in by_name(network) if int(name.split(".")[2]) <= 10}
     assert head == set(by_name(network)) - backbone and 20 < len(backbone) < 45
     part = {name: 255 * float(layer.input_quant.scale()) for name, layer in by_name(network).items()}
@@ -240,7 +238,7 @@ def test_inputs_in_neck_and_head_keep_their_whole_range(original: torch_module.R
             lambda _, inputs, name=name: seen.setdefault(name, [0.0]).extend([float(v) for v in inputs[0].aminmax()])
         )
     with torch.inference_mode():
-        for one in pictures:
+        for one in images:
             network(torch.from_numpy(one))
     # Deep in this random network next to nothing arrives; Brevitas has a least scale.
     whole = {name: max(found) - min(found) for name, found in seen.items() if max(found) > 1e-5}
@@ -249,28 +247,28 @@ def test_inputs_in_neck_and_head_keep_their_whole_range(original: torch_module.R
     assert min(part[name] / whole[name] for name in whole.keys() & backbone) < 0.9
 
 
-def test_ranges_are_those_of_the_rounded_network(original: torch_module.RawHead, picture: np.ndarray) -> None:
+def test_ranges_are_those_of_the_rounded_network(original: torch_module.RawHead, image: np.ndarray) -> None:
     """Learnt weights lie anywhere in their step; the network that ships has the rounded ones."""
     network = copy.deepcopy(original)
     layers.quantize_convolutions(network, {**SETTINGS, "weight_bits": 4, "activation_bits": 8}, set())
     whole = layers.neck_and_head(network)
-    layers.calibrate(network, iter([picture]), whole=whole)
+    layers.calibrate(network, iter([image]), whole=whole)
     rounded = copy.deepcopy(network)
     with torch.no_grad():
         for layer in by_name(network).values():
             # To the far end of the step that rounds to the same value.
             layer.weight.add_(0.49 * layer.quant_weight().scale)
     for one in (network, rounded):
-        layers.calibrate(one, iter([picture]), fresh=False, whole=whole)
+        layers.calibrate(one, iter([image]), fresh=False, whole=whole)
     scales = [[float(layer.input_quant.scale()) for layer in by_name(one).values()] for one in (network, rounded)]
     assert scales[0] == pytest.approx(scales[1], rel=1e-4)
 
 
 def test_saved_weights_start_a_network_with_quantized_inputs(
-    original: torch_module.RawHead, picture: np.ndarray, tmp_path: Path
+    original: torch_module.RawHead, image: np.ndarray, tmp_path: Path
 ) -> None:
     eight = depthwise(original)
-    first = quantized(original, picture, eight)
+    first = quantized(original, image, eight)
     with torch.no_grad():
         for parameter in first.parameters():
             parameter.mul_(1.05)
@@ -278,13 +276,13 @@ def test_saved_weights_start_a_network_with_quantized_inputs(
     second = copy.deepcopy(original)
     layers.quantize_convolutions(second, {**SETTINGS, "activation_bits": 8}, eight)
     layers.load(second, tmp_path / "w.safetensors")
-    layers.calibrate(second, iter([picture]), fresh=False)
+    layers.calibrate(second, iter([image]), fresh=False)
     for name, layer in by_name(second).items():
         assert torch.equal(layer.quant_weight().value, by_name(first)[name].quant_weight().value)
         assert layer.input_quant.is_quant_enabled
     with torch.inference_mode():
-        _, boxes, _ = second(torch.from_numpy(picture))
-        _, expected, _ = first(torch.from_numpy(picture))
+        _, boxes, _ = second(torch.from_numpy(image))
+        _, expected, _ = first(torch.from_numpy(image))
     assert 0 < float((boxes - expected).square().mean() / expected.var()) < 0.02
 
     stray = copy.deepcopy(original)

@@ -33,8 +33,8 @@ def halves(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def run(model: onnx.ModelProto, picture: np.ndarray) -> np.ndarray:
-    return onnx.reference.ReferenceEvaluator(model).run(None, {"images": picture})[0]
+def run(model: onnx.ModelProto, image: np.ndarray) -> np.ndarray:
+    return onnx.reference.ReferenceEvaluator(model).run(None, {"images": image})[0]
 
 
 @pytest.mark.parametrize("op", ["Slice", "Split"])
@@ -47,11 +47,11 @@ def test_a_cut_convolution_gives_its_parts(halves: Path, op: str) -> None:
         at = next(i for i, node in enumerate(nodes) if source in node.output) + 1
         made = onnx.helper.make_node("Split", [source], [n.output[0] for n in slices], name="split", axis=1)
         graph.replace_nodes(model, [*nodes[:at], made, *nodes[at:]])
-    picture = np.random.default_rng(0).random((1, 3, 16, 16), np.float32)
-    expected, before = run(model, picture), [node.name for node in graph.weighted_convolutions(model)]
+    image = np.random.default_rng(0).random((1, 3, 16, 16), np.float32)
+    expected, before = run(model, image), [node.name for node in graph.weighted_convolutions(model)]
     origins = layout.cut_channels(model)
     onnx.checker.check_model(model)
-    assert run(model, picture) == pytest.approx(expected, abs=1e-5)
+    assert run(model, image) == pytest.approx(expected, abs=1e-5)
     assert not {"Slice", "Split", "Shape"} & {node.op_type for node in model.graph.node}
     cut = "/1/cv1/conv/Conv"
     assert origins == {f"{cut}/part_{i}": (cut, slice(8 * i, 8 * i + 8)) for i in range(2)}
@@ -78,11 +78,11 @@ def test_what_was_taken_apart_is_joined_whole(halves: Path, op: str) -> None:
     if op == "Split":
         layout.join_whole(model)  # once more changes nothing
     (source,) = {node.input[0] for node in model.graph.node if node.op_type == op}
-    picture = np.random.default_rng(0).random((1, 3, 16, 16), np.float32)
-    expected = run(onnx.load(str(halves)), picture)
+    image = np.random.default_rng(0).random((1, 3, 16, 16), np.float32)
+    expected = run(onnx.load(str(halves)), image)
     layout.join_whole(model)
     onnx.checker.check_model(model)
-    assert np.array_equal(run(model, picture), expected)
+    assert np.array_equal(run(model, image), expected)
     (concat,) = [node for node in model.graph.node if node.op_type == "Concat"]
     assert concat.input[0] == source and len(concat.input) == 2
     (split,) = [node for node in model.graph.node if node.op_type in {"Slice", "Split"}]
@@ -100,12 +100,12 @@ def test_other_parts_are_joined_as_they_are(halves: Path, damage: str) -> None:
         second.input[1:] = first.input[1:]
     else:  # what the first one takes is not joined
         concat.input[0] = concat.input[1]
-    picture = np.random.default_rng(0).random((1, 3, 16, 16), np.float32)
-    expected, inputs = run(model, picture), list(concat.input)
+    image = np.random.default_rng(0).random((1, 3, 16, 16), np.float32)
+    expected, inputs = run(model, image), list(concat.input)
     layout.join_whole(model)
     (concat,) = [node for node in model.graph.node if node.op_type == "Concat"]
     assert list(concat.input) == inputs
-    assert np.array_equal(run(model, picture), expected)
+    assert np.array_equal(run(model, image), expected)
 
 
 def quantized(
@@ -147,7 +147,7 @@ def quantized(
 
 
 def executed(model: onnx.ModelProto, shape: list[int], *, optimized: bool) -> list[np.ndarray]:
-    """What ONNX Runtime gives for a picture of ``shape``."""
+    """What ONNX Runtime gives for an image of ``shape``."""
     settings = onnxruntime.SessionOptions()
     levels = onnxruntime.GraphOptimizationLevel
     settings.graph_optimization_level = levels.ORT_ENABLE_ALL if optimized else levels.ORT_DISABLE_ALL
@@ -225,7 +225,7 @@ def test_silu_that_is_read_in_float_keeps_its_layout(also: str, scaled: str) -> 
 
 
 def first_convolution(kernel: int, stride: int, padding: int, side: int = 16) -> onnx.ModelProto:
-    """A quantized convolution of the picture; its scales are powers of two, so that sums in float are exact.
+    """A quantized convolution of the image; its scales are powers of two, so that sums in float are exact.
 
     255 times the sum of any two of its weights' magnitudes fits into 16 bits: kernels without VNNI add products in pairs
     there, and whichever weights folding makes neighbours, none saturates.
@@ -292,7 +292,7 @@ def test_columns_that_do_not_divide_are_not_folded(kernel: int, stride: int, pad
 
 
 @pytest.mark.parametrize(("stride", "channels", "slow"), [(2, 17, []), (2, 16, ["conv"]), (3, 17, ["conv"])])
-def test_which_convolutions_read_the_picture_in_float(stride: int, channels: int, slow: list[str]) -> None:
+def test_which_convolutions_read_the_image_in_float(stride: int, channels: int, slow: list[str]) -> None:
     make = onnx.helper.make_node
     conv = make("Conv", ["images", "weight"], ["out"], name="conv", strides=[stride] * 2, pads=[1] * 4)
     weight = np.zeros((channels, 3, 3, 3), np.float32)

@@ -22,7 +22,7 @@ from tests.unit import toys
 
 @pytest.fixture
 def job(tmp_path: Path) -> Job:
-    """The toy detector, its graph as Brevitas writes one (signed, with a Clip), and pictures."""
+    """The toy detector, its graph as Brevitas writes one (signed, with a Clip), and images."""
     source = toys.make_detector(tmp_path / "toy.onnx")
     (tmp_path / "start").mkdir()
     toys.make_qcdq(source, tmp_path / "start" / "model.onnx")
@@ -76,11 +76,11 @@ def test_the_lowered_graph_runs_in_integers_and_sees_the_same(job: Job) -> None:
         found = mine[name]
         assert found == pytest.approx(values, abs=1e-6 * float(np.abs(values).max()))
     options = runtime.SessionOptions()
-    picture, _ = preprocess(job.calibration.paths[0], job.input)
-    assert kernels(job.output, options, picture).int8_mac_fraction == pytest.approx(594 / 603)
+    image, _ = preprocess(job.calibration.paths[0], job.input)
+    assert kernels(job.output, options, image).int8_mac_fraction == pytest.approx(594 / 603)
     head = heads.recognise(job.source, lowered)
     seen = [
-        head.decode(runtime.open_session(path, options).run(None, {"images": picture}))
+        head.decode(runtime.open_session(path, options).run(None, {"images": image}))
         for path in (job.start / "model.onnx", job.output)
     ]
     confident = [
@@ -128,16 +128,16 @@ def test_what_is_not_kept_is_found(job: Job) -> None:
     lower.build(job)
     artifact, lowered = graph.load(job.start / "model.onnx"), onnx.load(str(job.output))
     scales = graph.activation_scales(artifact)
-    pictures = [preprocess(job.calibration.paths[0], job.input)[0]]
-    found = lower.prove(artifact, lowered, scales, pictures)
+    images = [preprocess(job.calibration.paths[0], job.input)[0]]
+    found = lower.prove(artifact, lowered, scales, images)
     assert found["kept_sqnr_db"] > 100 and found["raw_head_sqnr_db"] > 20
     for name, said in (("b32_quantized", "the bias of /model.1/level32/Conv"), ("w32_quantized", "was not kept")):
         damaged = change(job.output, name, lambda values: values * 0.9)
         with pytest.raises(BuildError, match=said):
-            lower.prove(artifact, damaged, scales, pictures)
+            lower.prove(artifact, damaged, scales, images)
     wrong = scales | {"features": (scales["features"][0] * np.float32(1.01), scales["features"][1])}
     with pytest.raises(BuildError, match="features is quantized otherwise"):
-        lower.prove(artifact, lowered, wrong, pictures)
+        lower.prove(artifact, lowered, wrong, images)
 
 
 def test_a_convolution_in_float_stays_so(job: Job) -> None:

@@ -27,7 +27,7 @@ Objects = list[tuple[int, int, list[float], int]]
 
 
 def make_dataset(objects: Objects, images: int, categories: tuple[int, ...] = CATEGORIES) -> Dataset:
-    """A data set without pictures: metrics never read any."""
+    """A data set without images: metrics never read any."""
     annotations = [
         {"id": n, "image_id": i, "category_id": c, "bbox": list(box), "area": box[2] * box[3], "iscrowd": crowd}
         for n, (i, c, box, crowd) in enumerate(objects, 1)

@@ -43,7 +43,7 @@ def quantized(detector: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> list[NDArray[np.float32]]:
     folder = tmp_path_factory.mktemp("images")
-    toys.make_pictures(folder, 3, seed=1)
+    toys.make_images(folder, 3, seed=1)
     return [preprocess(path, InputSpec(toys.SIZE))[0] for path in sorted(folder.iterdir())]
 
 

@@ -100,23 +100,23 @@ def copied(model: onnx.ModelProto) -> onnx.ModelProto:
     return onnx.ModelProto.FromString(model.SerializeToString())
 
 
-def run(model: onnx.ModelProto, picture: Values, *, optimized: bool = True) -> list[Values]:
+def run(model: onnx.ModelProto, image: Values, *, optimized: bool = True) -> list[Values]:
     settings = onnxruntime.SessionOptions()
     levels = onnxruntime.GraphOptimizationLevel
     settings.graph_optimization_level = levels.ORT_ENABLE_ALL if optimized else levels.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(model.SerializeToString(), settings, providers=["CPUExecutionProvider"])
-    return [np.asarray(value) for value in session.run(None, {"images": picture})]
+    return [np.asarray(value) for value in session.run(None, {"images": image})]
 
 
-def pictures(job: Job) -> list[Values]:
+def images(job: Job) -> list[Values]:
     return list(job.calibration.batches(job.input))
 
 
 def sqnr(job: Job, model: onnx.ModelProto, quantized: onnx.ModelProto) -> float:
-    """Of what the tail reads, in dB, over the calibration pictures."""
+    """Of what the tail reads, in dB, over the calibration images."""
     noise = power = 0.0
-    for picture in pictures(job):
-        one, two = (run(m, picture)[0] for m in (model, quantized))
+    for image in images(job):
+        one, two = (run(m, image)[0] for m in (model, quantized))
         noise += float(np.square(two - one).sum())
         power += float(np.square(one - one.mean()).sum())
     return 10 * float(np.log10(power / max(noise, 1e-12)))
@@ -169,12 +169,12 @@ def test_convolutions_that_share_a_bias_are_all_integer(job: Job, model: onnx.Mo
     alias = helper.make_node("Identity", [convs["/model.1/Conv"].input[2]], ["alias"], name="alias")
     model.graph.node.insert(0, alias)
     convs["/model.0/Conv"].input[2] = "alias"
-    wanted = run(model, pictures(job)[0])
+    wanted = run(model, images(job)[0])
     layout.own_parameters(model)
-    assert all(np.array_equal(one, two) for one, two in zip(run(model, pictures(job)[0]), wanted, strict=True))
+    assert all(np.array_equal(one, two) for one, two in zip(run(model, images(job)[0]), wanted, strict=True))
     ort.quantize(job, copied(model), "minmax")
     options = runtime.SessionOptions()
-    assert proof.kernels(job.output, options, pictures(job)[0]).int8_mac_fraction == 1
+    assert proof.kernels(job.output, options, images(job)[0]).int8_mac_fraction == 1
     assert sqnr(job, model, graph.load(job.output)) > 20
 
 
@@ -209,7 +209,7 @@ def test_a_range_without_negligible_values_stays() -> None:
 def test_what_silu_takes_saturates_only_where_nothing_comes_of_it(job: Job, model: onnx.ModelProto) -> None:
     ort.quantize(job, model, "minmax")
     scales = graph.activation_scales(graph.load(job.output))
-    seen = [x for picture in pictures(job) for x in _tensor(model, "/model.1.c", picture).ravel()]
+    seen = [x for image in images(job) for x in _tensor(model, "/model.1.c", image).ravel()]
     scale, zero = scales["/model.1.c"]
     lowest, highest = (float(scale) * (level - int(zero)) for level in (0, 255))
     assert min(seen) < -30 < -12 < lowest < -1.278
@@ -226,10 +226,10 @@ def test_finer_steps_before_silu_are_worth_something(
     assert fine > sqnr(job, model, graph.load(job.output)) + 1
 
 
-def _tensor(model: onnx.ModelProto, name: str, picture: Values) -> Values:
+def _tensor(model: onnx.ModelProto, name: str, image: Values) -> Values:
     seen = copied(model)
     seen.graph.output.append(helper.make_empty_tensor_value_info(name))
-    return run(seen, picture)[-1]
+    return run(seen, image)[-1]
 
 
 def test_a_range_that_is_much_too_wide_is_not_shared(job: Job, model: onnx.ModelProto) -> None:
@@ -264,11 +264,11 @@ def upsampling(scales: list[float], **options: str) -> onnx.ModelProto:
 @pytest.mark.parametrize("scales", [[2.0, 2.0], [3.0, 1.0], [1.0, 4.0]])
 def test_repeated_rows_are_what_resize_gives(scales: list[float]) -> None:
     model = upsampling(scales, mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor")
-    picture = np.random.default_rng(0).random((1, 3, 5, 7)).astype(np.float32)
-    wanted = run(model, picture)[0]
+    image = np.random.default_rng(0).random((1, 3, 5, 7)).astype(np.float32)
+    wanted = run(model, image)[0]
     layout.repeat_rows(model)
     assert [node.op_type for node in model.graph.node] == ["Transpose", "Gather", "Gather", "Transpose"]
-    assert np.array_equal(run(model, picture)[0], wanted)
+    assert np.array_equal(run(model, image)[0], wanted)
 
 
 @pytest.mark.parametrize(
@@ -295,8 +295,8 @@ def test_the_layout_changes_no_bit(job: Job, model: onnx.ModelProto) -> None:
     assert ops[0][-1] == "Gather" and ops[1][-1] == "DequantizeLinear"
     (stem,) = [n for n in graph.weighted_convolutions(after) if n.name == "/model.0/Conv"]
     assert graph.shapes(after)[stem.input[1]] == (16, 12, 3, 2)
-    for picture in pictures(job):
-        for one, two in zip(run(before, picture, optimized=False), run(after, picture, optimized=False), strict=True):
+    for image in images(job):
+        for one, two in zip(run(before, image, optimized=False), run(after, image, optimized=False), strict=True):
             assert np.array_equal(one, two)
 
 

@@ -24,8 +24,8 @@ def detector(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> list[NDArray[np.float32]]:
-    folder = tmp_path_factory.mktemp("pictures")
-    toys.make_pictures(folder, 3, seed=1)
+    folder = tmp_path_factory.mktemp("images")
+    toys.make_images(folder, 3, seed=1)
     return [preprocess(path, InputSpec(toys.SIZE))[0] for path in sorted(folder.iterdir())]
 
 

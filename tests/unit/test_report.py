@@ -1,4 +1,4 @@
-"""report.html and its pictures."""
+"""report.html and its images."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from lowbit.report import html as report
 from lowbit.results import (
     SCHEMA,
     ArtifactRecord,
+    ChangedImage,
     CrossCheck,
     EngineRecord,
     Entry,
-    PictureRecord,
     RankedLayer,
     Results,
     RuntimeRecord,
@@ -117,7 +117,7 @@ def test_two_opinions_of_a_sweep(tmp_path: Path) -> None:
     """The layer that they place furthest apart is named first, in the page and in the summary's columns."""
     ranks = [("a", 1, 1), ("b", 2, 4), ("c", 3, 2), ("<d>", 4, 3)]
     layers = [
-        RankedLayer(layer=name, score=9.0 - one, rank=one, graph_rank=two, alone_db=10.0 + two, spared_db=3.0)
+        RankedLayer(layer=name, score=9.0 - one, rank=one, graph_rank=two, alone_db=10.0 + two, leave_one_out_db=3.0)
         for name, one, two in ranks
     ]
     sweep = SweepRecord(
@@ -205,14 +205,14 @@ def test_skips_are_listed_and_nothing_measured_is_fine(tmp_path: Path) -> None:
     assert "no GPU: fp32 (cuda)" in text and "<svg" not in text
 
 
-def test_pictures_are_embedded_from_the_run_only(tmp_path: Path) -> None:
+def test_images_are_embedded_from_the_run_only(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    (folder / "pictures").mkdir(parents=True)
-    (folder / "pictures" / "a.jpg").write_bytes(b"inside")
+    (folder / "images").mkdir(parents=True)
+    (folder / "images" / "a.jpg").write_bytes(b"inside")
     (tmp_path / "secret.jpg").write_bytes(b"outside")
-    files = ("pictures/a.jpg", "../secret.jpg", "pictures/gone.jpg")
-    pictures = [PictureRecord(file=file, image="a.jpg", lost=2, gained=0) for file in files]
-    checker = checked(page(folder, measured("fp32", 0.0), measured("int8-a", 0.0, pictures=pictures)))
+    files = ("images/a.jpg", "../secret.jpg", "images/gone.jpg")
+    images = [ChangedImage(file=file, image="a.jpg", lost=2, gained=0) for file in files]
+    checker = checked(page(folder, measured("fp32", 0.0), measured("int8-a", 0.0, changed_images=images)))
     assert checker.links.count("data:image/jpeg;base64,aW5zaWRl") == 1
     assert sum(link.startswith("data:") for link in checker.links) == 1
 
@@ -255,7 +255,7 @@ def test_the_worst_and_the_best_are_chosen_once() -> None:
     assert gallery.choose([]) == []
 
 
-def test_pictures_show_both_detectors(tmp_path: Path) -> None:
+def test_images_show_both_detectors(tmp_path: Path) -> None:
     grey = np.full((60, 90, 3), 128, np.uint8)
     cv2.imwrite(str(tmp_path / "a.png"), grey)
     annotations = tmp_path / "instances.json"
@@ -269,7 +269,7 @@ def test_pictures_show_both_detectors(tmp_path: Path) -> None:
     sees = {1: Detections(box, np.array([0.9], np.float32), np.array([0]))}
     blind = {1: Detections(box, np.array([0.1], np.float32), np.array([0]))}
     (record,) = gallery.save(dataset, [ImageChange(0, 1, 0)], sees, blind, tmp_path, "toy-int8")
-    assert (record.file, record.image, record.lost) == ("pictures/toy-int8-1.jpg", "a.png", 1)
+    assert (record.file, record.image, record.lost) == ("images/toy-int8-1.jpg", "a.png", 1)
     drawn = cv2.imread(str(tmp_path / record.file), cv2.IMREAD_GRAYSCALE)
     left, right = drawn[:, :420], drawn[:, -420:]
     assert left.shape == right.shape == (280, 420)

@@ -15,7 +15,7 @@ from lowbit.detector import Detector, find
 from lowbit.schemes import find as find_scheme
 from lowbit.store.key import BuildRequest
 from lowbit.store.requests import export_request, graph_request, torch_request
-from tests.unit.toys import make_detector, make_pictures
+from tests.unit.toys import make_detector, make_images
 
 PROCESSOR = host.Processor("x86_64", "AuthenticAMD", 25, 1, "AMD EPYC", ("avx2",), 2)
 VNNI = dataclasses.replace(PROCESSOR, instruction_sets=("avx2", "avx512_vnni"))
@@ -23,7 +23,7 @@ VNNI = dataclasses.replace(PROCESSOR, instruction_sets=("avx2", "avx512_vnni"))
 
 @pytest.fixture
 def detector(tmp_path: Path) -> Detector:
-    make_pictures(tmp_path / "calibration", 2, 1)
+    make_images(tmp_path / "calibration", 2, 1)
     names = sorted(path.name for path in (tmp_path / "calibration").iterdir())
     (tmp_path / "calibration" / "list.txt").write_text("\n".join(names))
     return find(str(make_detector(tmp_path / "toy.onnx")))

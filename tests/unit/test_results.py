@@ -53,7 +53,7 @@ def test_round_trip(tmp_path: Path) -> None:
     first.write(path)
     assert results.read(path) == first
     data = json.loads(path.read_text())
-    assert data["schema"] == results.SCHEMA == 8
+    assert data["schema"] == results.SCHEMA == 9
     assert data["entries"][0]["latency"] is None
 
 
@@ -163,7 +163,7 @@ def test_the_summary_has_every_skip_with_its_reason() -> None:
         ([entry("int8-a", None)], "No accuracy was measured"),
         (
             [entry("fp32"), entry("int8-a", 0.003, status=Status.INCONCLUSIVE)],
-            "the interval holds the threshold, so judge it on more images first.",
+            "the 95 % CI contains the threshold, so judge it on more images first.",
         ),
     ],
 )
@@ -190,6 +190,22 @@ def test_a_file_of_schema_1_is_read(tmp_path: Path) -> None:
     ]
     found.write(tmp_path / "results.json")
     assert results.read(tmp_path / "results.json") == found
+
+
+def test_fields_that_were_renamed_are_read(tmp_path: Path) -> None:
+    data = json.loads(run(entry("int8-a", 0.1, class_drops={"pictures": 0.1})).model_dump_json(by_alias=True))
+    shown = {"file": "a.jpg", "image": "a", "lost": 1, "gained": 0}
+    del data["entries"][0]["changed_images"]
+    data["entries"][0]["pictures"] = [shown]
+    layer = {"layer": "a", "score": 1.0, "rank": 1, "graph_rank": 1, "alone_db": 2.0, "spared_db": 3.0}
+    sweep = {"detector": "toy", "combination": "int8", "images": 1, "graph_images": 1, "rank_correlation": 1.0}
+    data |= {"schema": 8, "sweeps": [{**sweep, "layers": [layer]}]}
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(data))
+    found = results.read(path)
+    assert found.entries[0].changed_images == [results.ChangedImage(**shown)]
+    assert found.entries[0].class_drops == {"pictures": 0.1}
+    assert found.sweeps[0].layers[0].leave_one_out_db == 3.0
 
 
 def test_old_shards_do_not_say_which_of_them_measured_what(tmp_path: Path) -> None:

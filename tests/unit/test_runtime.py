@@ -1,4 +1,4 @@
-"""Predictions of many pictures: the same as one by one, in order, and in turns where a session asks for it."""
+"""Predictions of many images: the same as one by one, in order, and in turns where a session asks for it."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Slow:
 
 
 @pytest.mark.parametrize("in_turns", [True, False])
-def test_many_pictures_are_seen_as_one_by_one(detector: Path, head: Head, dataset: Dataset, in_turns: bool) -> None:
+def test_many_images_are_seen_as_one_by_one(detector: Path, head: Head, dataset: Dataset, in_turns: bool) -> None:
     options = runtime.SessionOptions(threads=2)
     one, many = (runtime.open_session(detector, o) for o in (options, CPU.for_many(options)))
     session, steps = Slow(many, 0.02 if in_turns else PATIENCE), []
@@ -90,8 +90,8 @@ def test_many_pictures_are_seen_as_one_by_one(detector: Path, head: Head, datase
         assert np.array_equal(found[image.id].boxes, place.to_image(seen.boxes))
 
 
-def test_an_unreadable_picture_ends_it_at_once(detector: Path, head: Head, dataset: Dataset) -> None:
-    dataset.images[0].path.write_bytes(b"no picture")
+def test_an_unreadable_image_ends_it_at_once(detector: Path, head: Head, dataset: Dataset) -> None:
+    dataset.images[0].path.write_bytes(b"no image")
     session = Slow(runtime.open_session(detector, runtime.SessionOptions(threads=1)), 0.5)
     with pytest.raises(InputError, match="no image that OpenCV can decode"):
         predict(session, head, dataset, SPEC, in_turns=True)  # type: ignore[arg-type]
@@ -111,7 +111,7 @@ def test_opencv_gets_its_threads_back(detector: Path, head: Head, dataset: Datas
     assert cv2.getNumThreads() == 3
 
 
-def test_what_sees_many_pictures_soonest() -> None:
+def test_what_sees_many_images_soonest() -> None:
     assert CPU.for_many(runtime.SessionOptions("cpu", threads=8)).threads == 1
     assert CUDA.for_many(runtime.SessionOptions("cuda", threads=8)).threads == 8
 

@@ -1,4 +1,4 @@
-"""The bundled detector's drawn pictures: the same on every machine, labelled truthfully."""
+"""The bundled detector's drawn images: the same on every machine, labelled truthfully."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_a_seed_is_a_scene() -> None:
     assert not np.array_equal(one.image, other.image)
 
 
-def test_scenes_are_labelled_within_the_picture() -> None:
+def test_scenes_are_labelled_within_the_image() -> None:
     seen = set()
     for seed in range(60):
         scene = draw(seed)

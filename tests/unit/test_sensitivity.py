@@ -1,4 +1,4 @@
-"""Which layers hurt: the grid and its configurations, names that meet, rankings, single-layer harm, the search."""
+"""Which layers hurt: the grid and its configurations, module names, rankings, single-layer harm, the search."""
 
 from __future__ import annotations
 
@@ -126,9 +126,9 @@ def test_rounding_is_the_nearest_of_all_steps(dtype: str, axis: int | None) -> N
 def floating(tmp_path_factory: pytest.TempPathFactory) -> native.Graph:
     folder = tmp_path_factory.mktemp("toy")
     path = toys.make_detector(folder / "toy.onnx")
-    toys.make_pictures(folder / "pictures", 4, seed=3)
+    toys.make_images(folder / "images", 4, seed=3)
     head = heads.recognise(path, graph.load(path))
-    return native.Graph(path, head, InputSpec(64), sorted((folder / "pictures").iterdir()))
+    return native.Graph(path, head, InputSpec(64), sorted((folder / "images").iterdir()))
 
 
 @pytest.mark.parametrize("form", [native.WEIGHTS_ONLY, native.EIGHT_BIT_INPUTS], ids=["weights", "inputs"])
@@ -159,7 +159,7 @@ def test_inputs_are_rounded_to_their_steps(floating: native.Graph, inputs: str, 
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     feed, names = session.get_inputs()[0].name, [source, f"{source}/dq"]
     seen = [session.run(names, {feed: tensor}) for tensor, _ in floating._placed]
-    # Brighter than any picture that the ranges come from: all of it is cut.
+    # Brighter than any image that the ranges come from: all of it is cut.
     seen.append(session.run(names, {feed: np.full_like(floating._placed[0][0], 3.0)}))
     plain = np.concatenate([one for one, _ in seen[:-1]])
     for channel in range(plain.shape[1]):
@@ -185,7 +185,7 @@ def test_the_level_that_sees_hurts_most(floating: native.Graph) -> None:
     assert [layer.alone.sqnr_db for layer in layers] == sorted(layer.alone.sqnr_db for layer in layers)
     # What everything but one layer costs is no less than what another one costs alone.
     worst = layers[0]
-    assert all(worst.alone.sqnr_db >= other.spared.sqnr_db - 3 for other in layers if other is not worst)
+    assert all(worst.alone.sqnr_db >= other.leave_one_out.sqnr_db - 3 for other in layers if other is not worst)
 
 
 def test_an_artifact_s_convolutions_are_imitated_one_by_one(floating: native.Graph) -> None:
@@ -226,10 +226,10 @@ def test_stored_weights_are_the_rounded_ones(floating: native.Graph, tmp_path: P
 def test_the_artifact_of_the_search_is_its_best_candidate(tmp_path: Path) -> None:
     """What is left in the file is the assignment that was chosen, not the last one that was tried."""
     path = toys.make_detector(tmp_path / "toy.onnx")
-    toys.make_pictures(tmp_path / "pictures", 6, seed=3)
+    toys.make_images(tmp_path / "images", 6, seed=3)
     head, output = heads.recognise(path, graph.load(path)), tmp_path / "model.onnx"
-    pictures = sorted((tmp_path / "pictures").iterdir())
-    candidates = assignment.Weights(path, head, InputSpec(64), pictures, lambda _: None)
+    images = sorted((tmp_path / "images").iterdir())
+    candidates = assignment.Weights(path, head, InputSpec(64), images, lambda _: None)
     built: list[bytes] = []
     best, tried = candidates.find(0.02, output, lambda file: built.append(file.read_bytes()))
     assert len(built) == len(tried) and output.read_bytes() == built[tried.index(best)]
@@ -239,8 +239,8 @@ def test_the_artifact_of_the_search_is_its_best_candidate(tmp_path: Path) -> Non
     }
 
 
-def test_too_few_pictures_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="3 calibration pictures; a search needs four or more"):
+def test_too_few_images_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="3 calibration images; a search needs four or more"):
         assignment.split([tmp_path] * 3)
     noise, held = assignment.split([tmp_path / str(i) for i in range(60)])
     assert (len(noise), len(held), set(noise) & set(held)) == (8, 32, set())
@@ -333,9 +333,9 @@ def test_the_budget_is_used_and_kept() -> None:
 @pytest.fixture
 def swept(tmp_path: Path) -> sweep.Sweep:
     detector = find("shapes10n")
-    toys.make_pictures(tmp_path / "pictures", 2, seed=1)
+    toys.make_images(tmp_path / "images", 2, seed=1)
     listing = tmp_path / "list.txt"
-    listing.write_text("pictures/1-0.png\npictures/1-1.png\n")
+    listing.write_text("images/1-0.png\nimages/1-1.png\n")
     from lowbit.data.lists import load_calibration
 
     graph_path = toys.make_detector(tmp_path / "toy.onnx")
@@ -368,7 +368,7 @@ def test_what_is_finished_is_not_measured_again(swept: sweep.Sweep) -> None:
     assert [layer.layer for layer in sweep.read_ranking(folder)] == ["b", "a"]
 
 
-def test_other_pictures_are_another_sweep(swept: sweep.Sweep, tmp_path: Path) -> None:
+def test_other_images_are_another_sweep(swept: sweep.Sweep, tmp_path: Path) -> None:
     other = sweep.Sweep(swept.detector, swept.graph, swept.calibration.first(1), 64, swept.folder)
     assert other.place != swept.place
     assert sweep.Sweep(swept.detector, swept.graph, swept.calibration, 96, swept.folder).place != swept.place
@@ -378,7 +378,7 @@ def test_unsupported_and_broken_combinations_are_results(swept: sweep.Sweep, tmp
     """Whatever one does, the sweep gets a manifest with the reason, and the next one runs."""
     manifest = sweep.measure(swept, sensitivity.find("fp4-int8-per_layer"), lambda _: None)
     assert (manifest["status"], "block_sizes" in manifest["reason"]) == (sweep.UNSUPPORTED, True)
-    (tmp_path / "pictures" / "1-0.png").write_bytes(b"no picture")
+    (tmp_path / "images" / "1-0.png").write_bytes(b"no image")
     swept.calibration.__dict__["digest"] = "as it was"  # hashed before the file broke
     manifest = sweep.measure(swept, sensitivity.find("int8-int8-per_layer"), lambda _: None)
     assert (manifest["status"], "1-0.png" in manifest["reason"]) == (sweep.FAILED, True)
@@ -411,10 +411,10 @@ def test_parts_of_a_sweep_merge(swept: sweep.Sweep, tmp_path: Path) -> None:
     assert index["counts"] == {"measured": 2, "unsupported": 1, "failed": 0}
     assert json.loads(sweep.merge([one], whole).read_text()) == index, "what is merged stays"
     with pytest.raises(InputError, match="holds no combination"):
-        sweep.merge([tmp_path / "pictures"], whole)
+        sweep.merge([tmp_path / "images"], whole)
     other = sweep.Sweep(swept.detector, swept.graph, swept.calibration, 96, swept.folder)
     fake(other, "int8-int8-per_channel", sweep.MEASURED, tmp_path / "other")
-    with pytest.raises(InputError, match="differ in detector, pictures or tool versions"):
+    with pytest.raises(InputError, match="differ in detector, images or tool versions"):
         sweep.merge([one, tmp_path / "other"], tmp_path / "both")
 
 
@@ -437,8 +437,8 @@ def test_a_search_leaves_the_artifact_its_trace_and_its_curve(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LOWBIT_STORE", str(tmp_path / "store"))
     toys.make_detector(tmp_path / "my.onnx")
-    toys.make_pictures(tmp_path / "pictures", 6, seed=7)
-    (tmp_path / "list.txt").write_text("".join(f"{p}\n" for p in sorted((tmp_path / "pictures").iterdir())))
+    toys.make_images(tmp_path / "images", 6, seed=7)
+    (tmp_path / "list.txt").write_text("".join(f"{p}\n" for p in sorted((tmp_path / "images").iterdir())))
     asked = [
         "search",
         "--detector",

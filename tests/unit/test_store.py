@@ -98,7 +98,7 @@ def test_builds_once_with_a_manifest(store: Store, tmp_path: Path) -> None:
     [
         {"settings": {"what": "good", "count": "elsewhere"}},
         {"identity": {"sha256": "1"}},
-        {"calibration_digest": "other pictures"},
+        {"calibration_digest": "other images"},
         {"input": InputSpec(128)},
         {"scheme": "other"},
         {"measured_on": {"model": 1}},

@@ -1,6 +1,6 @@
-"""A detector small enough for unit tests that really sees, and pictures for it to see.
+"""A detector small enough for unit tests that really sees, and images for it to see.
 
-Pictures are 64 x 64, black, with a red or a blue square of 32 px in some cells of a 2 x 2 grid; two classes. The
+Images are 64 x 64, black, with a red or a blue square of 32 px in some cells of a 2 x 2 grid; two classes. The
 detector's stride-32 level answers with the cell's mean colour; its boxes are the cells. AP is 1, in float and in INT8.
 """
 
@@ -51,8 +51,8 @@ def make_detector(path: Path) -> Path:
     return path
 
 
-def make_pictures(folder: Path, count: int, seed: int) -> list[list[tuple[int, int, int]]]:
-    """Write ``count`` pictures ``<seed>-<i>.png``; returns each one's objects as (class, column, row)."""
+def make_images(folder: Path, count: int, seed: int) -> list[list[tuple[int, int, int]]]:
+    """Write ``count`` images ``<seed>-<i>.png``; returns each one's objects as (class, column, row)."""
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)
     out = []
@@ -69,8 +69,8 @@ def make_pictures(folder: Path, count: int, seed: int) -> list[list[tuple[int, i
 
 
 def make_dataset(folder: Path, count: int = 6, stretch: tuple[int, int] = (1, 1)) -> Path:
-    """Write pictures and their COCO file; returns the latter's path. ``stretch``: how much wider and higher they are."""
-    objects = make_pictures(folder, count, seed=1)
+    """Write images and their COCO file; returns the latter's path. ``stretch``: how much wider and higher they are."""
+    objects = make_images(folder, count, seed=1)
     wide, high = stretch
     if stretch != (1, 1):
         for index in range(count):
@@ -98,8 +98,8 @@ def make_dataset(folder: Path, count: int = 6, stretch: tuple[int, int] = (1, 1)
 
 
 def make_calibration(folder: Path, count: int = 4) -> Path:
-    """Write other pictures and the list of them; returns the list's path."""
-    make_pictures(folder, count, seed=2)
+    """Write other images and the list of them; returns the list's path."""
+    make_images(folder, count, seed=2)
     path = folder / "calibration.txt"
     path.write_text("".join(f"2-{i}.png\n" for i in range(count)))
     return path

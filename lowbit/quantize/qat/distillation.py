@@ -1,6 +1,6 @@
 """Recovery of a fake-quantized detector from its float original, without labels.
 
-The student is moved towards the teacher's neck features and raw head on crops of unlabelled pictures. How far a weight
+The student is moved towards the teacher's neck features and raw head on crops of unlabelled images. How far a weight
 may move is the caller's choice (``bound``): within half a quantization step training decides only whether it rounds up
 or down, as AdaRound (https://arxiv.org/abs/2004.10568) does layer by layer, but against the whole network's output.
 Scales, zero points and biases are learned too (LSQ, https://arxiv.org/abs/1902.08153).
@@ -39,7 +39,7 @@ from lowbit.errors import BuildError, InputError
 from lowbit.measure.metrics import DEPLOYED_CONFIDENCE, evaluate
 from lowbit.progress import Progress, Step
 
-STATE, CURVE, PICTURE = "training.pt", "training.csv", "training.png"
+STATE, CURVE, PLOT = "training.pt", "training.csv", "training.png"
 _KEPT_BYTES = 2**30
 _HELD_OUT = 36
 _SAVE_EVERY = 25
@@ -126,14 +126,14 @@ def neighbourhoods(scores: Tensor, features: list[Tensor]) -> Tensor:
 
 @dataclass(frozen=True)
 class Labels:
-    """A picture's objects: ``boxes`` float32 [n, 4], x1 y1 x2 y2 in its own pixels, ``classes`` int64 [n]."""
+    """An image's objects: ``boxes`` float32 [n, 4], x1 y1 x2 y2 in its own pixels, ``classes`` int64 [n]."""
 
     boxes: NDArray[np.float32]
     classes: NDArray[np.int64]
 
 
 class Crops:
-    """Random crops of pictures: scaled, cut or padded to a square, mirrored half of the time, lighter or darker; half
+    """Random crops of images: scaled, cut or padded to a square, mirrored half of the time, lighter or darker; half
     of the squares are put together from four. The teacher answers whatever it is shown, so no label must survive this.
 
     A step's batch depends on seed, step and rank only, so that a resumed run sees what an uninterrupted one would.
@@ -142,13 +142,13 @@ class Crops:
     def __init__(
         self, paths: tuple[Path, ...], plan: Plan, longest: int, labels: Mapping[Path, Labels] | None = None
     ) -> None:
-        """``longest``: pictures are first scaled to this longer side, in pixels."""
+        """``longest``: images are first scaled to this longer side, in pixels."""
         self._paths, self._plan, self._longest, self._labels = paths, plan, longest, labels or {}
         self._kept: dict[int, tuple[NDArray[np.uint8], float]] = {}
         self._bytes = 0
 
-    def _picture(self, index: int) -> tuple[NDArray[np.uint8], float]:
-        """A picture and its scale."""
+    def _image(self, index: int) -> tuple[NDArray[np.uint8], float]:
+        """An image and its scale."""
         if index in self._kept:
             return self._kept[index]
         image = read_image(self._paths[index])
@@ -161,17 +161,17 @@ class Crops:
 
     def _crop(self, rng: np.random.Generator) -> tuple[NDArray[np.uint8], Labels]:
         size, index = self._plan.size, int(rng.integers(len(self._paths)))
-        image, ratio = self._picture(index)
+        image, ratio = self._image(index)
         zoom = float(rng.uniform(0.5, 1.1))
         height, width = (max(16, round(side * zoom)) for side in image.shape[:2])
         top, left = int(rng.integers(max(0, height - size) + 1)), int(rng.integers(max(0, width - size) + 1))
         shown = min(size, height), min(size, width)
         down, right = int(rng.integers(size - shown[0] + 1)), int(rng.integers(size - shown[1] + 1))
-        # Scales the window only, not the whole picture; pixel centres map as cv2.resize maps them.
+        # Scales the window only, not the whole image; pixel centres map as cv2.resize maps them.
         x, y = width / image.shape[1], height / image.shape[0]
         window = np.array([[x, 0, x / 2 - 0.5 - left], [0, y, y / 2 - 0.5 - top]])
         cut = cv2.warpAffine(image, window, shown[::-1], flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        # Gain and offset of a picture that was taken in another light.
+        # Gain and offset of an image that was taken in another light.
         light = np.arange(256) * rng.uniform(0.7, 1.3) + rng.uniform(-20, 20)
         square = np.full((size, size, 3), PAD_VALUE, np.uint8)
         square[down : down + shown[0], right : right + shown[1]] = cv2.LUT(
@@ -240,8 +240,8 @@ class Task:
 
     ``student`` and ``teacher`` map images to :data:`Raw`. ``scales(name)`` tells scales and zero points from weights.
     ``bound(student)`` is called after every step without gradients, ``widen(student, bits)`` before a step whose weights
-    have other bits at least than those of the step before (0: their own). ``detect(network, picture)`` tells what a network
-    sees: the best checkpoint is then the one that agrees best with the teacher, by AP, on held-out pictures, and else, or
+    have other bits at least than those of the step before (0: their own). ``detect(network, image)`` tells what a network
+    sees: the best checkpoint is then the one that agrees best with the teacher, by AP, on held-out images, and else, or
     if the teacher sees nothing there, the one of the least held-out loss. ``longest``: the detector's input size in pixels.
     ``folder`` keeps the state of an interrupted run and receives the curve. ``labels`` and ``detection_loss(raw,
     targets)``, a scalar an image, are used where the plan gives labels a weight.
@@ -249,7 +249,7 @@ class Task:
 
     student: nn.Module
     teacher: nn.Module
-    pictures: tuple[Path, ...]
+    images: tuple[Path, ...]
     longest: int
     plan: Plan
     scales: Callable[[str], bool]
@@ -263,14 +263,14 @@ class Task:
 
 
 def distil(task: Task, *, devices: int | None = None) -> dict[str, Any]:
-    """Train ``task.student`` in place to its best averaged weights on the held-out pictures; returns what happened.
+    """Train ``task.student`` in place to its best averaged weights on the held-out images; returns what happened.
 
     Resumes from ``task.folder`` if a run with the same plan was interrupted there. On a machine with several GPUs the
-    batch is split over them (Lightning Fabric). Raises :class:`InputError` for fewer than two pictures,
+    batch is split over them (Lightning Fabric). Raises :class:`InputError` for fewer than two images,
     :class:`BuildError` if the loss stops being a number.
     """
-    if len(task.pictures) < 2:
-        raise InputError(f"recovery by distillation needs two pictures or more, and got {len(task.pictures)}.")
+    if len(task.images) < 2:
+        raise InputError(f"recovery by distillation needs two images or more, and got {len(task.images)}.")
     count = devices or max(1, torch.cuda.device_count())
     fabric = Fabric(
         accelerator="cuda" if torch.cuda.is_available() else "cpu",
@@ -283,16 +283,16 @@ def distil(task: Task, *, devices: int | None = None) -> dict[str, Any]:
     state = torch.load(task.folder / STATE, map_location="cpu", weights_only=True)
     task.student.load_state_dict(state["best"])
     _draw(task.folder)
-    return {**report, "precision": quick_precision(), "devices": count, "pictures": len(task.pictures)}
+    return {**report, "precision": quick_precision(), "devices": count, "images": len(task.images)}
 
 
 def _train(fabric: Fabric, task: Task) -> dict[str, Any]:
     plan = task.plan
     torch.manual_seed(plan.seed)
-    held = min(_HELD_OUT, max(1, len(task.pictures) // 10))
+    held = min(_HELD_OUT, max(1, len(task.images) // 10))
     # Every n-th: lists are often sorted by source or class.
-    held_out = task.pictures[:: len(task.pictures) // held][:held]
-    crops = Crops(tuple(p for p in task.pictures if p not in set(held_out)), plan, task.longest, task.labels)
+    held_out = task.images[:: len(task.images) // held][:held]
+    crops = Crops(tuple(p for p in task.images if p not in set(held_out)), plan, task.longest, task.labels)
     student = _channels_last(task.student)
     teacher = fabric.to_device(_channels_last(task.teacher)).requires_grad_(False)
     named = [(name, p) for name, p in student.named_parameters() if p.requires_grad]
@@ -312,7 +312,7 @@ def _train(fabric: Fabric, task: Task) -> dict[str, Any]:
         exam = _HeldOut(held_out, squares, [teacher(square[None]) for square in squares], task.detect)
     exam.ask(teacher)
     if not first:
-        # What training does not improve on held-out pictures stays as it was.
+        # What training does not improve on held-out images stays as it was.
         run.check(0, exam)
     every = max(1, plan.steps // plan.checks)
     with ThreadPoolExecutor(1) as pool:
@@ -362,7 +362,7 @@ def _train(fabric: Fabric, task: Task) -> dict[str, Any]:
         "best_agreement": None if math.isnan(run.best_agreement) else round(run.best_agreement, 6),
         "best_step": run.best_step,
         "steps": plan.steps,
-        "held_out_pictures": len(held_out),
+        "held_out_images": len(held_out),
     }
 
 
@@ -394,9 +394,9 @@ def _copied(state: State) -> State:
 
 @dataclass
 class _HeldOut:
-    """Pictures that are not trained on: as squares float32 [n, 3, size, size], and what the teacher makes of them."""
+    """Images that are not trained on: as squares float32 [n, 3, size, size], and what the teacher makes of them."""
 
-    pictures: tuple[Path, ...]
+    images: tuple[Path, ...]
     squares: Tensor
     targets: list[Raw]
     detect: Callable[[nn.Module, Path], Detections] | None
@@ -406,7 +406,7 @@ class _HeldOut:
         """Take what the teacher is confident of for the truth."""
         if self.detect is not None:
             classes = self.targets[0][2].shape[1]
-            self.truth = confident(self.pictures, classes, self._seen(self.detect, teacher), DEPLOYED_CONFIDENCE)
+            self.truth = confident(self.images, classes, self._seen(self.detect, teacher), DEPLOYED_CONFIDENCE)
 
     def loss(self, network: nn.Module) -> float:
         """Of the raw head alone."""
@@ -421,7 +421,7 @@ class _HeldOut:
         return evaluate(self.truth, self._seen(self.detect, network)).map
 
     def _seen(self, detect: Callable[[nn.Module, Path], Detections], network: nn.Module) -> dict[int, Detections]:
-        return {number: detect(network, picture) for number, picture in enumerate(self.pictures, 1)}
+        return {number: detect(network, image) for number, image in enumerate(self.images, 1)}
 
 
 @dataclass
@@ -504,7 +504,7 @@ class _Run:
 
 
 def _draw(folder: Path) -> None:
-    """The loss curve as a picture."""
+    """The loss curve as an image."""
     import matplotlib.figure
 
     with (folder / CURVE).open(encoding="utf-8") as stream:
@@ -523,4 +523,4 @@ def _draw(folder: Path) -> None:
         beside.set_ylabel("held out, AP with the float detector's boxes as the truth", color="C3")
     axes.set(xlabel="step", ylabel="loss", yscale="log", title="Distillation from the float detector")
     axes.legend()
-    figure.savefig(folder / PICTURE, dpi=120)
+    figure.savefig(folder / PLOT, dpi=120)

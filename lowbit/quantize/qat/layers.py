@@ -99,11 +99,11 @@ def neck_and_head(network: RawHead) -> set[str]:
 
 
 def calibrate(
-    network: RawHead, pictures: Iterator[NDArray[np.float32]], *, fresh: bool = True, whole: Collection[str] = ()
+    network: RawHead, images: Iterator[NDArray[np.float32]], *, fresh: bool = True, whole: Collection[str] = ()
 ) -> None:
-    """Settle every scale: of weights by least squares, of quantized inputs from pictures.
+    """Settle every scale: of weights by least squares, of quantized inputs from images.
 
-    Inputs get Brevitas' percentiles, averaged over the pictures, but the convolutions named in ``whole`` the whole range
+    Inputs get Brevitas' percentiles, averaged over the images, but the convolutions named in ``whole`` the whole range
     seen. Where inputs are quantized, the weights are rounded in place. ``fresh=False`` leaves the weights' scales as they
     were loaded.
     """
@@ -111,7 +111,7 @@ def calibrate(
 
     quantized = _quantized(network)
     with torch.inference_mode():
-        first = next(pictures)
+        first = next(images)
         network(torch.from_numpy(first))  # makes the scales
         for layer in quantized if fresh else ():
             learnt = getattr(layer.weight_quant.tensor_quant.scaling_impl, "value", None)
@@ -126,7 +126,7 @@ def calibrate(
             found = convolutions(network)
             ranges = {name: _Range(found[name]) for name in whole}
             with calibration_mode(network):
-                for batch in (first, *pictures):
+                for batch in (first, *images):
                     network(torch.from_numpy(batch))
             for seen in ranges.values():
                 seen.settle()
@@ -188,7 +188,7 @@ def is_scale(name: str) -> bool:
 
 class Reach:
     """Keeps every weight within ``steps`` quantization steps of its float value. With half a step a weight can only be
-    rounded up or down; with more, few pictures are still fitted by changing little."""
+    rounded up or down; with more, few images are still fitted by changing little."""
 
     def __init__(self, network: nn.Module, steps: float) -> None:
         self._started = [(layer.weight.detach().clone(), int(_bits(layer))) for layer in _quantized(network)]
@@ -244,9 +244,9 @@ class DetectionLoss:
         return mean
 
 
-def detections(network: RawHead, picture: Path, *, head: Head) -> Detections:
-    """What a network sees on a picture, in the picture's pixels."""
-    tensor, place = preprocess(picture, InputSpec(head.sides[0]))
+def detections(network: RawHead, image: Path, *, head: Head) -> Detections:
+    """What a network sees on an image, in the image's pixels."""
+    tensor, place = preprocess(image, InputSpec(head.sides[0]))
     with torch.inference_mode():
         output: Any = network.model(torch.from_numpy(tensor).to(next(network.parameters()).device))
     seen = head.decode([(output[0] if isinstance(output, tuple) else output).cpu().numpy()])
@@ -272,7 +272,7 @@ def export(network: RawHead, size: int, path: Path) -> None:
 
 
 def check_parity(
-    network: RawHead, model: onnx.ModelProto, pictures: Sequence[NDArray[np.float32]], *, quantized_inputs: bool
+    network: RawHead, model: onnx.ModelProto, images: Sequence[NDArray[np.float32]], *, quantized_inputs: bool
 ) -> HeadDifference:
     """Compare the exported graph, executed as written, with the fake-quantized module, raw head by raw head.
 
@@ -282,11 +282,11 @@ def check_parity(
     """
     expected: list[NDArray[np.float32]] = []
     with torch.inference_mode():
-        for picture in pictures:
-            features = network.features(torch.from_numpy(picture))
+        for image in images:
+            features = network.features(torch.from_numpy(image))
             for kind in network.branches.values():
                 expected += [branch(x).numpy() for branch, x in zip(kind, features, strict=True)]
-    difference = compare_heads(expected, raw_heads(model, SessionOptions(optimized=False), pictures))
+    difference = compare_heads(expected, raw_heads(model, SessionOptions(optimized=False), images))
     close = difference.sqnr_db >= MIN_SQNR if quantized_inputs else difference.of_range <= MAX_OF_RANGE
     if not close:
         raise BuildError(
