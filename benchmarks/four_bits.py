@@ -28,9 +28,8 @@ from lowbit.data.lists import CalibrationSet
 from lowbit.detector import Detector, registry, torch_module
 from lowbit.detector.head import Head
 from lowbit.measure.metrics import evaluate
-from lowbit.quantize import Job, mixed
+from lowbit.quantize import Job, brevitas_layers, mixed
 from lowbit.quantize.gptq import correct_biases, round_weights
-from lowbit.quantize.qat import layers
 from lowbit.store.store import default_root
 
 IMAGES = 32
@@ -102,7 +101,7 @@ def in_blocks(network: torch_module.RawHead, size: int) -> float:
         moved = conv.weight.data.movedim(1, -1).reshape(-1, channels)
         for first in range(0, channels, size):
             part = moved[:, first : first + size]
-            scale = layers.least_squares_scales(part, 4)
+            scale = brevitas_layers.least_squares_scales(part, 4)
             moved[:, first : first + size] = (part / scale).round().clamp(-8, 7) * scale
             scales += len(part)
         conv.weight.data = moved.reshape(out, *kernel, channels).movedim(-1, 1).contiguous()
@@ -120,7 +119,7 @@ def reconstruct(
         # A module of the graph, or of the head one branch at one stride.
         depth = {name: 5 if name.split(".")[2] == str(head) else 3 for name in found}
         found = list(dict.fromkeys(".".join(name.split(".")[: depth[name]]) for name in found))
-    bound = layers.Reach(network, 0.5)
+    bound = brevitas_layers.Reach(network, 0.5)
     tensors = [torch.from_numpy(image) for image in images[:RECONSTRUCTED]]
     for name in found:
         mine, theirs = network.get_submodule(name), teacher.get_submodule(name)
@@ -158,8 +157,8 @@ def quantize(
     settings = {"weight_bits": 4, "activation_bits": 16, "scales": method.scales}
     images = list(calibration.batches(detector.input))
     eight = kept_at_eight(detector, calibration, teacher, method.budget) if method.budget else set()
-    layers.quantize_convolutions(network, settings, eight)
-    layers.calibrate(network, iter(images[:1]))
+    brevitas_layers.quantize_convolutions(network, settings, eight)
+    brevitas_layers.calibrate(network, iter(images[:1]))
     if method.compensation is not None:
         round_weights(network, images, lambda _: None, method.compensation)
     if method.reconstruct:

@@ -22,7 +22,7 @@ import torch
 from safetensors.torch import save_file
 
 from lowbit.bundled.scenes import CLASSES, SIZE, SPLIT_SEEDS, Scene, draw
-from lowbit.quantize.qat.distillation import follow
+from lowbit.quantize.qat.training_state import follow
 
 
 def _augment(scene: Scene, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

@@ -5,7 +5,7 @@ are unsigned with a zero point); ``inputs`` (their ranges: Brevitas' percentiles
 seen in neck and head); ``scales`` (``tensor``, ``channel``: per output channel, by least squares); one of
 :data:`lowbit.quantize.mixed.SETTINGS` (which convolutions keep 8-bit weights, by the graph's own noise; none without);
 ``gptq`` (on how many calibration images :mod:`lowbit.quantize.gptq` makes up for rounding; none without);
-``recovery`` (:class:`lowbit.quantize.qat.distillation.Plan`'s fields, ``reach``, how many steps a weight may move, half a step
+``recovery`` (:class:`lowbit.quantize.qat.plan.Plan`'s fields, ``reach``, how many steps a weight may move, half a step
 for learned rounding, and ``images``, ``calibration`` or ``training``; none without); ``start`` (the scheme whose
 weights, scales and 8-bit convolutions are taken; its artifact's folder is ``job.start``).
 
@@ -48,9 +48,8 @@ def build(job: Job) -> dict[str, Any]:
 
     from lowbit.detector import torch_module
     from lowbit.graph import qcdq
-    from lowbit.quantize import mixed
+    from lowbit.quantize import brevitas_layers, mixed
     from lowbit.quantize.gptq import compensate
-    from lowbit.quantize.qat import layers
 
     settings = job.settings
     detector = rebuild(job.source, job.identity, trust=job.trust)
@@ -66,21 +65,21 @@ def build(job: Job) -> dict[str, Any]:
         chosen, info["sensitivity"] = mixed.eight_bit_modules(job, detector, list(names))
         eight = {names[name] for name in chosen}
     info["eight_bit_convolutions"] = sorted(eight)
-    layers.quantize_convolutions(student, settings, eight)
+    brevitas_layers.quantize_convolutions(student, settings, eight)
     job.progress(Step("calibrating"))
     if job.start is not None:
-        layers.load(student, job.start / RECOVERED)
+        brevitas_layers.load(student, job.start / RECOVERED)
     ranges = job.calibration.first(_RANGE_IMAGES).batches(job.input)
-    whole = layers.neck_and_head(student) if settings.get("inputs") == "whole-range" else ()
-    layers.calibrate(student, ranges, fresh=job.start is None, whole=whole)
+    whole = brevitas_layers.neck_and_head(student) if settings.get("inputs") == "whole-range" else ()
+    brevitas_layers.calibrate(student, ranges, fresh=job.start is None, whole=whole)
     if "gptq" in settings:
         compensate(student, list(job.calibration.first(settings["gptq"]).batches(job.input)), job.progress)
     if "recovery" in settings:
         info["recovery"] = _recover(job, teacher, student, detector.head)
     if {"gptq", "recovery"} & settings.keys():
-        layers.save(student, job.output.parent / RECOVERED)
+        brevitas_layers.save(student, job.output.parent / RECOVERED)
     job.progress(Step("exporting"))
-    layers.export(student, job.input.size, job.output)
+    brevitas_layers.export(student, job.input.size, job.output)
     model = onnx.load(str(job.output))
     before = qcdq.count_pairs(model)
     model = qcdq.tidy(model)
@@ -90,7 +89,7 @@ def build(job: Job) -> dict[str, Any]:
     if before != after:
         raise BuildError(f"cleaning the graph changed its Q/DQ nodes from {before} to {after}.")
     probes = list(job.calibration.first(_PARITY_IMAGES).batches(job.input))
-    difference = layers.check_parity(student, model, probes, quantized_inputs=settings["activation_bits"] == 8)
+    difference = brevitas_layers.check_parity(student, model, probes, quantized_inputs=settings["activation_bits"] == 8)
     onnx.save(model, str(job.output))
     if "max_drop" in settings:
         weights_only = settings["activation_bits"] == 16
@@ -104,7 +103,9 @@ def build(job: Job) -> dict[str, Any]:
 
 def _recover(job: Job, teacher: Any, student: Any, head: Head) -> dict[str, Any]:
     """Distil ``teacher`` into ``student``; leaves the loss curve beside the artifact."""
-    from lowbit.quantize.qat import distillation, layers
+    from lowbit.quantize import brevitas_layers
+    from lowbit.quantize.qat import distillation, training_state
+    from lowbit.quantize.qat.plan import Plan
 
     recovery = dict(job.settings["recovery"])
     reach, images = recovery.pop("reach"), recovery.pop("images")
@@ -115,25 +116,25 @@ def _recover(job: Job, teacher: Any, student: Any, head: Head) -> dict[str, Any]
             teacher=teacher,
             images=job.training if images == "training" else job.calibration.paths,
             longest=job.input.size,
-            plan=distillation.Plan(**recovery),
-            scales=layers.is_scale,
-            bound=layers.Reach(student, reach),
-            widen=layers.Widths(student),
-            detect=functools.partial(layers.detections, head=head),
+            plan=Plan(**recovery),
+            scales=brevitas_layers.is_scale,
+            bound=brevitas_layers.Reach(student, reach),
+            widen=brevitas_layers.Widths(student),
+            detect=functools.partial(brevitas_layers.detections, head=head),
             folder=job.unfinished,
             progress=job.progress,
             labels=_labels(job.training_labels, job.training_classes) if job.training_labels else None,
-            detection_loss=layers.DetectionLoss(student) if job.training_labels else None,
+            detection_loss=brevitas_layers.DetectionLoss(student) if job.training_labels else None,
         )
     )
-    for name in (distillation.CURVE, distillation.PLOT):
+    for name in (training_state.CURVE, training_state.PLOT):
         (job.output.parent / name).write_bytes((job.unfinished / name).read_bytes())
     return {"reach": reach, **report}
 
 
 def _labels(annotations: Path, category_ids: tuple[int, ...]) -> dict[Path, Any]:
     """The labelled objects of a data set by image, as displayed; class index i is category ``category_ids[i]``."""
-    from lowbit.quantize.qat.distillation import Labels
+    from lowbit.quantize.qat.crops import Labels
 
     objects = load_data(annotations).with_classes(category_ids).objects_as_displayed()
     return {path: Labels(boxes, classes) for path, (boxes, classes) in objects.items()}

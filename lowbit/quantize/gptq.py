@@ -22,7 +22,7 @@ from lowbit.progress import Progress, Step
 
 
 def compensate(network: RawHead, images: Sequence[NDArray[np.float32]], progress: Progress) -> None:
-    """Round the weights of a network that :func:`lowbit.quantize.qat.layers.calibrate` gave scales, in place.
+    """Round the weights of a network that :func:`lowbit.quantize.brevitas_layers.calibrate` gave scales, in place.
 
     ``images``: float32 [1, 3, size, size], in [0, 1]. Inputs of convolutions stay in floating point meanwhile.
     """

@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lowbit.quantize.qat.distillation import Plan, Raw
+from lowbit.detector.torch_module import Raw
+from lowbit.quantize.qat.plan import Plan
 
 PLAN = Plan(steps=30, rate=1e-2, batch=2, size=32, checks=5)
 

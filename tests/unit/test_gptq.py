@@ -11,7 +11,7 @@ import pytest
 from lowbit.progress import Step
 from tests.unit.lazily import lazily
 
-torch, layers = lazily("torch"), lazily("lowbit.quantize.qat.layers")
+torch, brevitas_layers = lazily("torch"), lazily("lowbit.quantize.brevitas_layers")
 torch_module = lazily("lowbit.detector.torch_module")
 compensation, networks = lazily("lowbit.quantize.gptq"), lazily("tests.unit.networks")
 
@@ -35,8 +35,10 @@ def test_it_loses_less_than_rounding_to_nearest(images: list[np.ndarray]) -> Non
     torch.manual_seed(0)
     original: Any = networks.Network().eval()
     rounded = copy.deepcopy(original)
-    layers.quantize_convolutions(rounded, {"weight_bits": 4, "activation_bits": 16, "scales": "channel"}, {"depthwise"})
-    layers.calibrate(rounded, iter(images[:1]))
+    brevitas_layers.quantize_convolutions(
+        rounded, {"weight_bits": 4, "activation_bits": 16, "scales": "channel"}, {"depthwise"}
+    )
+    brevitas_layers.calibrate(rounded, iter(images[:1]))
     compensated = copy.deepcopy(rounded)
     seen: list[Step] = []
     compensation.compensate(compensated, images[:4], seen.append)

@@ -16,7 +16,7 @@ from lowbit.errors import BuildError
 from lowbit.graph import qcdq
 from tests.unit.lazily import lazily
 
-torch, layers = lazily("torch"), lazily("lowbit.quantize.qat.layers")
+torch, brevitas_layers = lazily("torch"), lazily("lowbit.quantize.brevitas_layers")
 torch_module = lazily("lowbit.detector.torch_module")
 
 SIZE = 64
@@ -49,8 +49,8 @@ def quantized(original: torch_module.RawHead, image: np.ndarray, eight: set[str]
     key = (id(original), image.tobytes(), frozenset(eight), *settings.items())
     if key not in MADE:
         MADE[key] = copy.deepcopy(original)
-        layers.quantize_convolutions(MADE[key], settings, eight)
-        layers.calibrate(MADE[key], iter([image]))
+        brevitas_layers.quantize_convolutions(MADE[key], settings, eight)
+        brevitas_layers.calibrate(MADE[key], iter([image]))
     return copy.deepcopy(MADE[key])
 
 
@@ -112,7 +112,7 @@ def test_a_tensor_scale_is_the_largest_weight(original: torch_module.RawHead, im
 
 def test_bounded_weights_round_up_or_down_only(original: torch_module.RawHead, image: np.ndarray) -> None:
     network = quantized(original, image)
-    bound = layers.Reach(network, 0.5)
+    bound = brevitas_layers.Reach(network, 0.5)
     torch.manual_seed(1)
     moved = 0
     with torch.no_grad():
@@ -136,7 +136,7 @@ def test_more_bits_for_a_while_are_finer_steps_of_the_same_range(
     network = quantized(original, image, eight)
     before = {name: layer.quant_weight() for name, layer in by_name(network).items()}
     state = copy.deepcopy(network.state_dict())
-    widen, bound = layers.Widths(network), layers.Reach(network, 1.0)
+    widen, bound = brevitas_layers.Widths(network), brevitas_layers.Reach(network, 1.0)
     with torch.no_grad():
         for bits in (8, 6):
             widen(network, bits)
@@ -166,7 +166,7 @@ def test_export_computes_what_the_module_does(
     image = np.random.default_rng(1).random((1, 3, SIZE, SIZE), np.float32)
     eight = depthwise(original)
     network = quantized(original, image, eight, activation_bits=activation_bits)
-    layers.export(network, SIZE, tmp_path / "m.onnx")
+    brevitas_layers.export(network, SIZE, tmp_path / "m.onnx")
     exported = onnx.load(str(tmp_path / "m.onnx"))
     counts = qcdq.count_pairs(exported)
     model = qcdq.pack_int4(qcdq.tidy(exported))
@@ -178,7 +178,7 @@ def test_export_computes_what_the_module_does(
     assert {w.dtype for w in found.weights} == {"INT4", "INT8"} and all(w.axis == 0 for w in found.weights)
     assert {w.input_quantized for w in found.weights} == {activation_bits == 8}
     quantize_inputs = activation_bits == 8
-    difference = layers.check_parity(network, model, [image], quantized_inputs=quantize_inputs)
+    difference = brevitas_layers.check_parity(network, model, [image], quantized_inputs=quantize_inputs)
     assert difference.sqnr_db > (30 if quantize_inputs else 90)
 
     stored = {t.name: t for t in model.graph.initializer}
@@ -187,7 +187,7 @@ def test_export_computes_what_the_module_does(
     )
     scale.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(scale) * 2, scale.name))
     with pytest.raises(BuildError, match="the export is wrong"):
-        layers.check_parity(network, model, [image], quantized_inputs=quantize_inputs)
+        brevitas_layers.check_parity(network, model, [image], quantized_inputs=quantize_inputs)
 
 
 def test_eight_bits_are_close_to_the_float_module(original: torch_module.RawHead, image: np.ndarray) -> None:
@@ -201,7 +201,7 @@ def test_eight_bits_are_close_to_the_float_module(original: torch_module.RawHead
 def test_the_detection_loss_prefers_the_truth(original: torch_module.RawHead) -> None:
     """A raw head that says the labelled box at its anchor has less loss than one that says another."""
     network = copy.deepcopy(original)
-    loss = layers.DetectionLoss(network)
+    loss = brevitas_layers.DetectionLoss(network)
     features, boxes, scores = network(torch.rand(1, 3, SIZE, SIZE))
     targets = {
         "batch_idx": torch.zeros(1),
@@ -225,9 +225,9 @@ def test_the_detection_loss_prefers_the_truth(original: torch_module.RawHead) ->
 def test_inputs_in_neck_and_head_keep_their_whole_range(original: torch_module.RawHead, image: np.ndarray) -> None:
     images = [image, 0.2 * image]
     network = copy.deepcopy(original)
-    layers.quantize_convolutions(network, {**SETTINGS, "weight_bits": 8, "activation_bits": 8}, set())
-    head = layers.neck_and_head(network)
-    layers.calibrate(network, iter(images), whole=head)
+    brevitas_layers.quantize_convolutions(network, {**SETTINGS, "weight_bits": 8, "activation_bits": 8}, set())
+    head = brevitas_layers.neck_and_head(network)
+    brevitas_layers.calibrate(network, iter(images), whole=head)
     backbone = {name for name in by_name(network) if int(name.split(".")[2]) <= 10}
     assert head == set(by_name(network)) - backbone and 20 < len(backbone) < 45
     part = {name: 255 * float(layer.input_quant.scale()) for name, layer in by_name(network).items()}
@@ -250,16 +250,16 @@ def test_inputs_in_neck_and_head_keep_their_whole_range(original: torch_module.R
 def test_ranges_are_those_of_the_rounded_network(original: torch_module.RawHead, image: np.ndarray) -> None:
     """Learnt weights lie anywhere in their step; the network that ships has the rounded ones."""
     network = copy.deepcopy(original)
-    layers.quantize_convolutions(network, {**SETTINGS, "weight_bits": 4, "activation_bits": 8}, set())
-    whole = layers.neck_and_head(network)
-    layers.calibrate(network, iter([image]), whole=whole)
+    brevitas_layers.quantize_convolutions(network, {**SETTINGS, "weight_bits": 4, "activation_bits": 8}, set())
+    whole = brevitas_layers.neck_and_head(network)
+    brevitas_layers.calibrate(network, iter([image]), whole=whole)
     rounded = copy.deepcopy(network)
     with torch.no_grad():
         for layer in by_name(network).values():
             # To the far end of the step that rounds to the same value.
             layer.weight.add_(0.49 * layer.quant_weight().scale)
     for one in (network, rounded):
-        layers.calibrate(one, iter([image]), fresh=False, whole=whole)
+        brevitas_layers.calibrate(one, iter([image]), fresh=False, whole=whole)
     scales = [[float(layer.input_quant.scale()) for layer in by_name(one).values()] for one in (network, rounded)]
     assert scales[0] == pytest.approx(scales[1], rel=1e-4)
 
@@ -272,11 +272,11 @@ def test_saved_weights_start_a_network_with_quantized_inputs(
     with torch.no_grad():
         for parameter in first.parameters():
             parameter.mul_(1.05)
-    layers.save(first, tmp_path / "w.safetensors")
+    brevitas_layers.save(first, tmp_path / "w.safetensors")
     second = copy.deepcopy(original)
-    layers.quantize_convolutions(second, {**SETTINGS, "activation_bits": 8}, eight)
-    layers.load(second, tmp_path / "w.safetensors")
-    layers.calibrate(second, iter([image]), fresh=False)
+    brevitas_layers.quantize_convolutions(second, {**SETTINGS, "activation_bits": 8}, eight)
+    brevitas_layers.load(second, tmp_path / "w.safetensors")
+    brevitas_layers.calibrate(second, iter([image]), fresh=False)
     for name, layer in by_name(second).items():
         assert torch.equal(layer.quant_weight().value, by_name(first)[name].quant_weight().value)
         assert layer.input_quant.is_quant_enabled
@@ -286,6 +286,6 @@ def test_saved_weights_start_a_network_with_quantized_inputs(
     assert 0 < float((boxes - expected).square().mean() / expected.var()) < 0.02
 
     stray = copy.deepcopy(original)
-    layers.quantize_convolutions(stray, {**SETTINGS, "scales": "tensor"}, eight)
+    brevitas_layers.quantize_convolutions(stray, {**SETTINGS, "scales": "tensor"}, eight)
     with pytest.raises(BuildError, match="does not fit"):
-        layers.load(stray, tmp_path / "w.safetensors")
+        brevitas_layers.load(stray, tmp_path / "w.safetensors")

@@ -24,7 +24,7 @@ from lowbit.detector.head import Head
 from lowbit.detector.torch_module import Raw, RawHead, convolutions
 from lowbit.errors import BuildError
 from lowbit.measure.proof import HeadDifference, compare_heads, raw_heads
-from lowbit.quantize.qat.distillation import Targets
+from lowbit.quantize.qat.crops import Targets
 from lowbit.runtime import SessionOptions
 
 MAX_OF_RANGE = 1e-3
