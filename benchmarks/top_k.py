@@ -18,7 +18,7 @@ from lowbit.detector import registry
 from lowbit.measure.metrics import evaluate
 from lowbit.measure.predict import predict
 from lowbit.runtime import DEFAULT, SessionOptions, find, open_session
-from lowbit.sensitivity import native
+from lowbit.sensitivity import fake_quant, layerwise
 from lowbit.store.requests import export_request
 from lowbit.store.store import Store, default_root
 
@@ -35,16 +35,16 @@ def main() -> None:
     detector = registry.find(options.detector)
     dataset, calibration = detector.load_data(store.data), detector.load_calibration(store.data)
     path = store.get(export_request(detector)).path
-    floating = native.Graph(path, detector.head, detector.input, calibration.paths[:IMAGES])
-    ranking = native.most_sensitive(
-        native.sqnr_alone(floating, "int4", native.WEIGHTS_ONLY, progress=lambda _: None), len(floating.nodes)
+    floating = fake_quant.FloatGraph(path, detector.head, detector.input, calibration.paths[:IMAGES])
+    ranking = layerwise.most_sensitive(
+        layerwise.sqnr_alone(floating, "int4", fake_quant.WEIGHTS_ONLY, progress=lambda _: None), len(floating.nodes)
     )
 
     def accuracy(eight: Collection[str]) -> float:
         dtypes = {name: "int8" if name in eight else "int4" for name in floating.nodes}
         with tempfile.TemporaryDirectory() as folder:
             target = Path(folder) / "model.onnx"
-            onnx.save(floating.quantized(dtypes, native.WEIGHTS_ONLY), str(target))
+            onnx.save(floating.quantized(dtypes, fake_quant.WEIGHTS_ONLY), str(target))
             session = open_session(target, find(DEFAULT).for_many(SessionOptions()))
             return evaluate(dataset, predict(session, detector.head, dataset, detector.input)).map
 

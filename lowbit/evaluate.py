@@ -26,6 +26,7 @@ from lowbit.data.pseudo_labels import labelled_by
 from lowbit.detector import Detector, declare, registry
 from lowbit.errors import UnavailableError
 from lowbit.measure import emulation, pycocotools_check
+from lowbit.measure.executed_kernels import kernels
 from lowbit.measure.metrics import (
     DEPLOYED_CONFIDENCE,
     Accuracy,
@@ -37,7 +38,6 @@ from lowbit.measure.metrics import (
 )
 from lowbit.measure.parity import IMAGES, Parity, check_parity
 from lowbit.measure.predict import predict
-from lowbit.measure.proof import kernels
 from lowbit.progress import Progress, Step
 from lowbit.quantize import TORCH_TOOLS
 from lowbit.runtime import Kernels, Runtime, Session

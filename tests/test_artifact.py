@@ -11,7 +11,7 @@ from lowbit import files, graph
 from lowbit.artifact import Artifact
 from lowbit.evaluate import Case
 from lowbit.graph import Structure, layout, qcdq
-from lowbit.measure import proof
+from lowbit.measure import comparison
 from lowbit.quantize import portable
 from lowbit.quantize.mixed import SETTINGS
 from lowbit.schemes import CATALOGUE, origins
@@ -111,8 +111,8 @@ def test_int4_computes_what_its_int8_form_does(case: Case, artifact: Artifact, w
     # Unoptimized: an integer kernel that takes INT8 and not INT4 sums in another order, and where inputs are rounded one
     # flipped rounding is 20 dB. What is compared is what the two files say.
     inputs, options = workbench.inputs(case.detector, 2), replace(workbench.options(case), optimized=False)
-    heads = [proof.raw_heads(model, options, inputs) for model in (narrow, wide)]
-    assert proof.compare_heads(*heads).of_range <= 1e-4
+    heads = [comparison.raw_heads(model, options, inputs) for model in (narrow, wide)]
+    assert comparison.compare_heads(*heads).of_range <= 1e-4
 
 
 def test_graph_computes_what_torch_does(case: Case, artifact: Artifact) -> None:

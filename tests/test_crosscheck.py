@@ -17,7 +17,7 @@ from lowbit.measure.metrics import drop_interval
 from lowbit.quantize import CROSSCHECK_TOOLS
 from lowbit.results import CrossCheck
 from lowbit.schemes import find
-from lowbit.sensitivity import layermap, native
+from lowbit.sensitivity import fake_quant, layermap, layerwise
 from lowbit_pytest.recording import Record
 from lowbit_pytest.workbench import Workbench
 
@@ -41,15 +41,15 @@ def test_beside_modelopt(
     detector = workbench.detector(case.detector)
     source = workbench.artifact(case.detector, find("fp32")).path
     images = workbench.calibration(case.detector).paths[:IMAGES]
-    floating = native.Graph(source, detector.head, detector.input, images)
+    floating = fake_quant.FloatGraph(source, detector.head, detector.input, images)
     rankings = []
     for one in (artifact, workbench.artifact(case.detector, other.scheme)):
-        costs = native.sqnr_of_artifact(floating, graph.load(one.path), progress=workbench.progress)
+        costs = layerwise.sqnr_of_artifact(floating, graph.load(one.path), progress=workbench.progress)
         assert len(costs) > 0.9 * len(floating.nodes), f"{one.path}: only {len(costs)} convolutions are known by name"
         rankings.append(costs)
     shared = rankings[0].keys() & rankings[1].keys()
-    orders = [[n for n in native.most_sensitive(costs, len(costs)) if n in shared] for costs in rankings]
-    opinions = native.compare_rankings(*orders)
+    orders = [[n for n in layerwise.most_sensitive(costs, len(costs)) if n in shared] for costs in rankings]
+    opinions = layerwise.compare_rankings(*orders)
     speed = None
     if workbench.skip_reason(other, timed=True, scored=True) is None:
         feed = workbench.inputs(case.detector, 1)[0]

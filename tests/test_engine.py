@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from lowbit import runtime
 from lowbit.artifact import Artifact
 from lowbit.evaluate import Case
-from lowbit.measure import latency, proof
+from lowbit.measure import comparison, latency
 from lowbit.progress import Step
 from lowbit.results import EngineRecord
 from lowbit.runtime import tensorrt
@@ -62,6 +62,6 @@ def test_engine(
     head = workbench.detector(case.detector).head
     plain = runtime.open_session(workbench.deployed(case).path, runtime.SessionOptions(optimized=False))
     wanted = plain.run(None, {plain.get_inputs()[0].name: timing_input})
-    same = proof.agreement([head.decode(engine.outputs())], [head.decode(wanted)])
+    same = comparison.agreement([head.decode(engine.outputs())], [head.decode(wanted)])
     assert same.share is not None, "neither the engine nor the graph sees anything on the image: nothing was compared"
-    assert same.share >= proof.MIN_AGREEMENT, f"the engine agrees with the graph on {same.share:.0%} only"
+    assert same.share >= comparison.MIN_AGREEMENT, f"the engine agrees with the graph on {same.share:.0%} only"

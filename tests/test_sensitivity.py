@@ -32,7 +32,7 @@ def test_sensitivity(
         pytest.skip(manifest["reason"])
     assert manifest["status"] == sweep.MEASURED, manifest["reason"]
     ranking = sweep.read_ranking(what.place / combination.id)
-    opinions = sweep.read_opinions(what.place / combination.id)
+    opinions = sweep.read_record(what.place / combination.id)
     record_sweep(opinions)
     assert len(ranking) == manifest["layers"]
     assert [layer.score for layer in ranking] == sorted((layer.score for layer in ranking), reverse=True)

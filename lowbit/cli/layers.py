@@ -24,9 +24,8 @@ from lowbit.measure import latency, metrics, pycocotools_check
 from lowbit.measure.predict import predict
 from lowbit.progress import Progress, Step
 from lowbit.quantize import Job, ort
-from lowbit.sensitivity import GRID, assignment, layermap, native
+from lowbit.sensitivity import GRID, assignment, bit_allocation, fake_quant, layermap, layerwise
 from lowbit.sensitivity import find as find_combination
-from lowbit.sensitivity import search as searching
 from lowbit.sensitivity import sweep as sweeping
 from lowbit.store.store import Store, default_root
 
@@ -56,8 +55,8 @@ def sweep(options: argparse.Namespace, progress: Progress) -> str:
 def layers(options: argparse.Namespace, progress: Progress) -> str:
     """The harm of every convolution as a Markdown table."""
     detector, calibration = _detector(options)
-    floating = native.Graph(_float(detector, progress), detector.head, detector.input, calibration.paths)
-    found = native.measure(floating, options.weight, native.Form(options.activation), progress=progress)
+    floating = fake_quant.FloatGraph(_float(detector, progress), detector.head, detector.input, calibration.paths)
+    found = layerwise.measure(floating, options.weight, fake_quant.Form(options.activation), progress=progress)
     module_of = layermap.convolutions(floating.model)
     lines = [
         f"# Convolutions of {detector.name}, weights {options.weight}, inputs {options.activation}, "
@@ -68,7 +67,7 @@ def layers(options: argparse.Namespace, progress: Progress) -> str:
         (rank, f"`{module_of[one.node]}`", one.parameters, *one.alone.cells, *one.leave_one_out.cells)
         for rank, one in enumerate(found, 1)
     )
-    return "\n".join(lines + table(("rank", "convolution", "weights", *native.HARM_HEADINGS), "rlrrrrr", rows))
+    return "\n".join(lines + table(("rank", "convolution", "weights", *layerwise.HARM_HEADINGS), "rlrrrrr", rows))
 
 
 def search(options: argparse.Namespace, progress: Progress) -> str:
@@ -108,17 +107,17 @@ def search(options: argparse.Namespace, progress: Progress) -> str:
         reference = runtime.open_session(path, runtime.deployed_options("fp32"))
         timed = _timing(reference, candidates, next(calibration.first(1).batches(detector.input)))
         built: list[_Built] = []
-        best, tried = candidates.find(options.max_drop, output, lambda file: built.append(timed(file)))
+        best, tried = candidates.cheapest(options.max_drop, output, lambda file: built.append(timed(file)))
         verified = _verify(detector, dataset, reference, runtime.open_session(output, candidates.options), progress)
         output.replace(folder / "model.onnx")
     graph = candidates.floating
-    cost = searching.storage(candidates.offered, graph.parameters, graph.channels)
-    bits = [searching.weight_bits(point.dtypes, cost, graph.parameters) for point in tried]
+    cost = bit_allocation.storage(candidates.offered, graph.parameters, graph.channels)
+    bits = [bit_allocation.weight_bits(point.dtypes, cost, graph.parameters) for point in tried]
     scheme = f"mixed-{tool}-d{round(options.max_drop * 100, 2)}"
     chosen = tried.index(best)
     rows = [
         {**point, "bits": count, "bytes": one.bytes, "speedup": [one.ratio, one.low, one.high]}
-        for point, count, one in zip(searching.trace(tried), bits, built, strict=True)
+        for point, count, one in zip(bit_allocation.trace(tried), bits, built, strict=True)
     ]
     files.write_json(
         folder / "search.json",

@@ -16,7 +16,7 @@ from lowbit.errors import InputError, LowbitError
 from lowbit.graph.nodes import inputs
 from lowbit.graph.saturation import HIGHEST
 from lowbit.markdown import table
-from lowbit.measure import proof
+from lowbit.measure import comparison
 from lowbit.measure.emulation import Emulator, Layer
 from lowbit.progress import Progress, Step
 
@@ -50,7 +50,7 @@ def diagnose(path: Path, images: Path | None, data: Path, progress: Progress) ->
         for vnni, head in zip((True, False), heads, strict=True):
             head += emulator.run(tensor, vnni=vnni)
         progress(Step("computing as with VNNI, and as without", number, len(chosen.paths), "images"))
-    return "\n".join(_report(emulator.layers(), proof.compare_heads(*heads), chosen))
+    return "\n".join(_report(emulator.layers(), comparison.compare_heads(*heads), chosen))
 
 
 def _emulator(path: Path, model: onnx.ModelProto) -> Emulator:
@@ -91,7 +91,7 @@ def _images(path: Path, spec: InputSpec, images: Path | None, data: Path) -> Cal
     return bundled.load_calibration(data).first(IMAGES)
 
 
-def _report(layers: Sequence[Layer], difference: proof.HeadDifference, images: CalibrationSet) -> list[str]:
+def _report(layers: Sequence[Layer], difference: comparison.HeadDifference, images: CalibrationSet) -> list[str]:
     losing = sorted((layer for layer in layers if layer.share), key=lambda layer: -layer.share)
     lines = [
         f"{len(losing)} of {len(layers)} layers whose weights allow it saturate on x86 processors without VNNI, which add "

@@ -111,7 +111,7 @@ class Emulator:
         """The raw head, or ``outputs``, which are names of the model's tensors, for one input, float32.
 
         A tensor that is quantized in the kernel that makes it is given as what its integers stand for: rounded, which
-        :func:`lowbit.measure.proof.raw_heads` does not do. Raises
+        :func:`lowbit.measure.comparison.raw_heads` does not do. Raises
         :class:`InputError` for a name that no node of the optimized graph can be found by.
         """
         wanted = [self._place(name) for name in outputs or self._heads]

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from lowbit import graph
 from lowbit.detector.head import Head
 from lowbit.errors import LowbitError
-from lowbit.measure.proof import MIN_AGREEMENT, agreement
+from lowbit.measure.comparison import MIN_AGREEMENT, agreement
 from lowbit.runtime import Session, SessionOptions, open_session
 
 if TYPE_CHECKING:

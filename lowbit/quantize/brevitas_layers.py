@@ -23,7 +23,7 @@ from lowbit.detector.checkpoint import OPSET
 from lowbit.detector.head import Head
 from lowbit.detector.torch_module import Raw, RawHead, convolutions
 from lowbit.errors import BuildError
-from lowbit.measure.proof import HeadDifference, compare_heads, raw_heads
+from lowbit.measure.comparison import HeadDifference, compare_heads, raw_heads
 from lowbit.quantize.qat.crops import Targets
 from lowbit.runtime import SessionOptions
 

@@ -27,7 +27,7 @@ from lowbit import graph
 from lowbit.artifact import MODEL
 from lowbit.errors import BuildError
 from lowbit.graph import layout
-from lowbit.measure import proof
+from lowbit.measure import comparison
 from lowbit.quantize import Job, ort, portable
 from lowbit.runtime import SessionOptions
 
@@ -100,12 +100,12 @@ def _rounded_again(
     many weights, and the raw head's SQNR in dB between the artifact before and after."""
     weights = graph.dequantized_weights(given)
     names, options = graph.head_outputs(given), SessionOptions("cpu", optimized=False)
-    heads = [proof.raw_heads(model, options, images, names) for model in (given, artifact)]
+    heads = [comparison.raw_heads(model, options, images, names) for model in (given, artifact)]
     return {
         "channels": sum(int(channels.sum()) for channels in again.values()),
         "weights": sum(int(channels.sum()) * weights[name][0].size for name, channels in again.items()),
         "of_weights": sum(weight.size for weight in weights.values()),
-        "sqnr_db": float(np.minimum(proof.compare_heads(*heads).sqnr_db, 999.0)),
+        "sqnr_db": float(np.minimum(comparison.compare_heads(*heads).sqnr_db, 999.0)),
     }
 
 
@@ -163,10 +163,10 @@ def prove(
     unoptimized = SessionOptions(optimized=False)
 
     def heads(model: onnx.ModelProto) -> list[NDArray[np.float32]]:
-        return proof.raw_heads(model, unoptimized, images, names)
+        return comparison.raw_heads(model, unoptimized, images, names)
 
     def sqnr(one: list[NDArray[np.float32]], other: list[NDArray[np.float32]]) -> float:
-        return float(np.minimum(proof.compare_heads(one, other).sqnr_db, 999.0))
+        return float(np.minimum(comparison.compare_heads(one, other).sqnr_db, 999.0))
 
     start = heads(artifact)
     same = sqnr(heads(_with_biases_of(lowered, artifact)), heads(_without_added(artifact, lowered, scales)))

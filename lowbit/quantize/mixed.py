@@ -12,7 +12,7 @@ from typing import Any
 from lowbit import runtime
 from lowbit.detector import Detector
 from lowbit.quantize import Job
-from lowbit.sensitivity import assignment, native, search
+from lowbit.sensitivity import assignment, bit_allocation, fake_quant, layerwise
 from lowbit.sensitivity.layermap import layer_map
 
 SETTINGS = frozenset({"eight_top", "max_bits", "max_drop"})
@@ -39,30 +39,30 @@ def eight_bit_modules(job: Job, detector: Detector, modules: Sequence[str]) -> t
     path = job.output.parent / "float.onnx"
     detector.export(path)
     images, head = job.calibration.paths, detector.head
-    floating = native.Graph(path, head, job.input, images[: assignment.NOISE_IMAGES])
+    floating = fake_quant.FloatGraph(path, head, job.input, images[: assignment.NOISE_IMAGES])
     module_of = {node: module for module, node in layer_map(floating.model, modules).items()}
-    four = native.sqnr_alone(floating, "int4", native.WEIGHTS_ONLY, progress=job.progress)
+    four = layerwise.sqnr_alone(floating, "int4", fake_quant.WEIGHTS_ONLY, progress=job.progress)
     found: dict[str, Any]
     if "eight_top" in job.settings:
-        nodes = set(native.most_sensitive(four, job.settings["eight_top"]))
+        nodes = set(layerwise.most_sensitive(four, job.settings["eight_top"]))
         found = {}
     else:
-        eight = native.sqnr_alone(floating, "int8", native.WEIGHTS_ONLY, progress=job.progress)
-        noise = {n: {"int8": search.noise_of(eight[n]), "int4": search.noise_of(four[n])} for n in four}
-        cost = search.storage(("int8", "int4"), floating.parameters, floating.channels)
+        eight = layerwise.sqnr_alone(floating, "int8", fake_quant.WEIGHTS_ONLY, progress=job.progress)
+        noise = {n: {"int8": bit_allocation.noise_of(eight[n]), "int4": bit_allocation.noise_of(four[n])} for n in four}
+        cost = bit_allocation.storage(("int8", "int4"), floating.parameters, floating.channels)
         if "max_bits" in job.settings:
-            assigned = search.within_budget(noise, cost, floating.parameters, job.settings["max_bits"])
+            assigned = bit_allocation.within_budget(noise, cost, floating.parameters, job.settings["max_bits"])
             found = {}
         else:
             held = assignment.held_out(path, head, job.input, images)
 
             def drop_of(dtypes: dict[str, str]) -> float:
-                return 1 - (held.harm(held.quantized(dtypes, native.WEIGHTS_ONLY)).agreement or 0.0)
+                return 1 - (held.harm(held.quantized(dtypes, fake_quant.WEIGHTS_ONLY)).agreement or 0.0)
 
-            best, tried = search.search(noise, cost, drop_of, job.settings["max_drop"], progress=job.progress)
-            assigned, found = best.dtypes, {"tried": search.trace(tried)}
+            best, tried = bit_allocation.search(noise, cost, drop_of, job.settings["max_drop"], progress=job.progress)
+            assigned, found = best.dtypes, {"tried": bit_allocation.trace(tried)}
         nodes = {name for name, dtype in assigned.items() if dtype == "int8"}
-        found["assigned_bits"] = search.weight_bits(assigned, cost, floating.parameters)
+        found["assigned_bits"] = bit_allocation.weight_bits(assigned, cost, floating.parameters)
     path.unlink()
     found["sqnr_db"] = {module_of[name]: value for name, value in four.items()}
     return {module_of[name] for name in nodes}, found

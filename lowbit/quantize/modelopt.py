@@ -1,7 +1,7 @@
 """NVIDIA ModelOpt's ONNX post-training quantization (https://github.com/NVIDIA/Model-Optimizer).
 
 Settings: ``mode`` (int8, fp8), ``calibration_method`` (max, entropy), ``float_head`` (keep the whole detection head in
-float), ``float_top`` (how many of the most sensitive convolutions stay in float, by :mod:`lowbit.sensitivity.native` at
+float), ``float_top`` (how many of the most sensitive convolutions stay in float, by :mod:`lowbit.sensitivity.layerwise` at
 8 bits). The decode tail always stays in float: boxes up to the input's size and scores up to 1 would share one scale.
 """
 
@@ -13,7 +13,7 @@ from typing import Any
 from lowbit import graph
 from lowbit.detector import heads
 from lowbit.quantize import CalibrationReader, Job
-from lowbit.sensitivity import native
+from lowbit.sensitivity import fake_quant, layerwise
 
 _SENSITIVITY_IMAGES = 8
 PACKAGES: tuple[str, ...] = ("onnx-graphsurgeon", "onnxconverter-common")
@@ -33,7 +33,7 @@ def build(job: Job) -> dict[str, Any]:
     if job.settings.get("float_top"):
         alone = _sensitivity(job)
         info["sensitivity"] = {"sqnr_db": alone}
-        info["float_convolutions"] = native.most_sensitive(alone, job.settings["float_top"])
+        info["float_convolutions"] = layerwise.most_sensitive(alone, job.settings["float_top"])
         excluded |= set(info["float_convolutions"])
     # ModelOpt writes into the file that it is given, and leaves others beside its output.
     scratch = job.output.parent / "scratch"
@@ -61,5 +61,5 @@ def build(job: Job) -> dict[str, Any]:
 def _sensitivity(job: Job) -> dict[str, float]:
     """What 8 bits cost every convolution alone, measured on the graph itself."""
     head = heads.recognise(job.source, graph.load(job.source))
-    floating = native.Graph(job.source, head, job.input, job.calibration.paths[:_SENSITIVITY_IMAGES])
-    return native.sqnr_alone(floating, "int8", native.EIGHT_BIT_INPUTS, progress=job.progress)
+    floating = fake_quant.FloatGraph(job.source, head, job.input, job.calibration.paths[:_SENSITIVITY_IMAGES])
+    return layerwise.sqnr_alone(floating, "int8", fake_quant.EIGHT_BIT_INPUTS, progress=job.progress)

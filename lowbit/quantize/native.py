@@ -12,7 +12,7 @@ from typing import Any
 from lowbit import graph
 from lowbit.detector import heads
 from lowbit.quantize import Job
-from lowbit.sensitivity import assignment, search
+from lowbit.sensitivity import assignment, bit_allocation
 
 PACKAGES: tuple[str, ...] = ()
 NEEDS: dict[str, str] = {}
@@ -23,11 +23,11 @@ def build(job: Job) -> dict[str, Any]:
     """Search on ``job.source`` and write the cheapest candidate."""
     head = heads.recognise(job.source, graph.load(job.source))
     candidates = assignment.Weights(job.source, head, job.input, job.calibration.paths, job.progress)
-    best, tried = candidates.find(job.settings["max_drop"], job.output)
+    best, tried = candidates.cheapest(job.settings["max_drop"], job.output)
     return {
-        "assigned_bits": search.weight_bits(best.dtypes, candidates.cost(), candidates.floating.parameters),
+        "assigned_bits": bit_allocation.weight_bits(best.dtypes, candidates.cost(), candidates.floating.parameters),
         "dtypes": best.dtypes,
-        "float_convolutions": [name for name, dtype in best.dtypes.items() if dtype == search.FLOAT],
+        "float_convolutions": [name for name, dtype in best.dtypes.items() if dtype == bit_allocation.FLOAT],
         "agreement_drop": candidates.drop(job.output),
-        "tried": search.trace(tried),
+        "tried": bit_allocation.trace(tried),
     }

@@ -28,7 +28,7 @@ from lowbit.errors import UnavailableError
 from lowbit.graph import layout
 from lowbit.progress import silent
 from lowbit.quantize import CalibrationReader, Job, decode_tail, portable
-from lowbit.sensitivity import assignment, search
+from lowbit.sensitivity import assignment, bit_allocation
 
 if TYPE_CHECKING:
     import onnx
@@ -47,8 +47,8 @@ def build(job: Job) -> dict[str, Any]:
         return {**info, "float_convolutions": stem, **quantize(job, model, method, exclude=stem)}
     head = heads.recognise(job.source, graph.load(job.source))
     found = candidates(job, model, head)
-    best, tried = found.find(job.settings["max_drop"], job.output)
-    kept = [name for name, dtype in best.dtypes.items() if dtype == search.FLOAT]
+    best, tried = found.cheapest(job.settings["max_drop"], job.output)
+    kept = [name for name, dtype in best.dtypes.items() if dtype == bit_allocation.FLOAT]
     shipped = quantize(job, model, method, exclude=[*kept, *stem])
     return {
         **info,
@@ -56,7 +56,7 @@ def build(job: Job) -> dict[str, Any]:
         "float_convolutions": list(dict.fromkeys([*kept, *stem])),
         # Of this file: the candidates had ranges by min-max on a few images.
         "agreement_drop": found.drop(job.output),
-        "tried": search.trace(tried),
+        "tried": bit_allocation.trace(tried),
     }
 
 

@@ -1,5 +1,5 @@
-"""The process of one combination: writes AutoQuant's state, the ranking beside the graph's own opinion, and the
-configuration into ``FOLDER``."""
+"""The process of one combination: writes AutoQuant's state, its ranking next to the ONNX graph's, and the configuration into
+``FOLDER``."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from lowbit.data.letterbox import InputSpec
 from lowbit.data.lists import CalibrationSet
 from lowbit.detector import rebuild
 from lowbit.progress import Progress, Step
-from lowbit.sensitivity import autoquant, find, native
+from lowbit.sensitivity import autoquant, fake_quant, find
 from lowbit.source import take
 
-# Every convolution twice, alone and left out alone: few images rank as many do.
+# Every convolution takes two runs, alone and leave-one-out. A few images give the same ranking as many.
 _GRAPH_IMAGES = 4
 
 
@@ -34,14 +34,14 @@ def measure(request: dict[str, Any], folder: Path, progress: Progress) -> dict[s
     batches = list(images.batches(InputSpec.of_json(request["input"])))
     ranking, config, changed = autoquant.measure(network, combination, batches, folder, progress)
     spec = InputSpec.of_json(request["graph_input"])
-    floating = native.Graph(Path(request["graph"]), detector.head, spec, images.paths[:_GRAPH_IMAGES])
-    beside = autoquant.Beside.of(ranking, floating, combination, progress)
-    autoquant.write_report(folder, ranking, beside, combination, request["facts"], config)
+    floating = fake_quant.FloatGraph(Path(request["graph"]), detector.head, spec, images.paths[:_GRAPH_IMAGES])
+    on_graph = autoquant.GraphSensitivity.of(ranking, floating, combination, progress)
+    autoquant.write_report(folder, ranking, on_graph, combination, request["facts"], config)
     return {
         "layers": len(ranking),
         "preset": combination.preset,
         "overrides": autoquant.plain(changed),
-        "rank_correlation": beside.opinions.correlation,
+        "rank_correlation": on_graph.comparison.correlation,
     }
 
 

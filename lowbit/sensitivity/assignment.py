@@ -20,7 +20,7 @@ from lowbit.detector.head import Head
 from lowbit.errors import InputError
 from lowbit.graph import layout
 from lowbit.progress import Progress
-from lowbit.sensitivity import native, search
+from lowbit.sensitivity import bit_allocation, fake_quant, layerwise
 
 if TYPE_CHECKING:
     import onnx
@@ -36,15 +36,15 @@ def split(images: Sequence[Path]) -> tuple[Sequence[Path], Sequence[Path]]:
     return images[:first], images[first : first + AGREEMENT_IMAGES]
 
 
-def held_out(path: Path, head: Head, spec: InputSpec, images: Sequence[Path]) -> native.Graph:
+def held_out(path: Path, head: Head, spec: InputSpec, images: Sequence[Path]) -> fake_quant.FloatGraph:
     """The float graph on the images for agreement. Raises :class:`InputError` if it sees nothing there to agree with."""
-    held = native.Graph(path, head, spec, split(images)[1])
+    held = fake_quant.FloatGraph(path, head, spec, split(images)[1])
     if held.truth is None:
         raise InputError(f"{path}: sees nothing with confidence on {held.images} calibration images. Use others.")
     return held
 
 
-def drop_of_file(held: native.Graph, artifact: Path, options: runtime.SessionOptions) -> float:
+def drop_of_file(held: fake_quant.FloatGraph, artifact: Path, options: runtime.SessionOptions) -> float:
     """How much agreement with ``held``, of :func:`held_out`, an artifact loses with these options: a fraction of AP."""
     return 1 - held.agreement(runtime.open_session(artifact, options))
 
@@ -55,13 +55,13 @@ class Candidates(ABC):
     offered: ClassVar[tuple[str, ...]]
 
     def __init__(self, path: Path, head: Head, spec: InputSpec, images: Sequence[Path], progress: Progress) -> None:
-        self.floating = native.Graph(path, head, spec, split(images)[0])
+        self.floating = fake_quant.FloatGraph(path, head, spec, split(images)[0])
         self._held = held_out(path, head, spec, images)
         self._progress = progress
 
     @property
     @abstractmethod
-    def form(self) -> native.Form:
+    def form(self) -> fake_quant.Form:
         """What is quantized beside weights."""
 
     @abstractmethod
@@ -84,12 +84,12 @@ class Candidates(ABC):
     def noise(self) -> dict[str, dict[str, float]]:
         """Every convolution's noise over signal of the raw head in every dtype, alone."""
         measured = {
-            dtype: native.sqnr_alone(self.floating, dtype, self.form, progress=self._progress)
+            dtype: layerwise.sqnr_alone(self.floating, dtype, self.form, progress=self._progress)
             for dtype in self.offered
-            if dtype != search.FLOAT
+            if dtype != bit_allocation.FLOAT
         }
         return {
-            name: {d: search.noise_of(measured[d][name]) if d in measured else 0.0 for d in self.choices(name)}
+            name: {d: bit_allocation.noise_of(measured[d][name]) if d in measured else 0.0 for d in self.choices(name)}
             for name in self.floating.nodes
         }
 
@@ -97,9 +97,9 @@ class Candidates(ABC):
         """How much agreement with the float graph a file loses, opened as deployed: a fraction of AP."""
         return drop_of_file(self._held, artifact, self.options)
 
-    def find(
+    def cheapest(
         self, max_drop: float, output: Path, built: Callable[[Path], None] = lambda _: None
-    ) -> tuple[search.Point, list[search.Point]]:
+    ) -> tuple[bit_allocation.Point, list[bit_allocation.Point]]:
         """The cheapest assignment within a drop of agreement, whose artifact is in ``output``; and all that was tried.
 
         ``built`` is called with every candidate's file, in order.
@@ -111,7 +111,7 @@ class Candidates(ABC):
             built(output)
             return drop
 
-        best, tried = search.search(self.noise(), self.cost(), drop_of, max_drop, progress=self._progress)
+        best, tried = bit_allocation.search(self.noise(), self.cost(), drop_of, max_drop, progress=self._progress)
         if tried[-1] is not best:  # the last one built is in the file
             self.build(best.dtypes, output)
         return best, tried
@@ -120,11 +120,11 @@ class Candidates(ABC):
 class Weights(Candidates):
     """Weights rounded to nearest with a scale an output channel; everything else stays in float."""
 
-    offered = ("int4", "int8", "fp8", search.FLOAT)
+    offered = ("int4", "int8", "fp8", bit_allocation.FLOAT)
 
     @property
-    def form(self) -> native.Form:
-        return native.WEIGHTS_ONLY
+    def form(self) -> fake_quant.Form:
+        return fake_quant.WEIGHTS_ONLY
 
     @property
     def options(self) -> runtime.SessionOptions:
@@ -132,7 +132,7 @@ class Weights(Candidates):
 
     def cost(self) -> dict[str, dict[str, float]]:
         """Bits that are stored."""
-        return search.storage(self.offered, self.floating.parameters, self.floating.channels)
+        return bit_allocation.storage(self.offered, self.floating.parameters, self.floating.channels)
 
     def build(self, dtypes: Mapping[str, str], output: Path) -> None:
         from lowbit import files
@@ -143,7 +143,7 @@ class Weights(Candidates):
 class Integers(Candidates):
     """What ``quantize`` makes of the graph with these convolutions kept in float. ``quantize(kept, output)``."""
 
-    offered = ("int8", search.FLOAT)
+    offered = ("int8", bit_allocation.FLOAT)
 
     def __init__(
         self,
@@ -160,11 +160,11 @@ class Integers(Candidates):
 
     def choices(self, name: str) -> tuple[str, ...]:
         """Float alone for a first convolution that is the faster in it."""
-        return (search.FLOAT,) if name in self._stem else self.offered
+        return (bit_allocation.FLOAT,) if name in self._stem else self.offered
 
     @property
-    def form(self) -> native.Form:
-        return native.EIGHT_BIT_INPUTS
+    def form(self) -> fake_quant.Form:
+        return fake_quant.EIGHT_BIT_INPUTS
 
     @property
     def options(self) -> runtime.SessionOptions:
@@ -173,14 +173,14 @@ class Integers(Candidates):
     def cost(self) -> dict[str, dict[str, float]]:
         """Multiply-accumulates, an integer one as half: a measured time would choose differently in every run."""
         macs = graph.macs(self.floating.model)
-        shares = {search.FLOAT: 1.0, "int8": 0.5}
+        shares = {bit_allocation.FLOAT: 1.0, "int8": 0.5}
         return {name: {d: macs.get(name, 0) * shares[d] for d in self.choices(name)} for name in self.floating.nodes}
 
     def build(self, dtypes: Mapping[str, str], output: Path) -> None:
-        self._quantize([name for name, dtype in dtypes.items() if dtype == search.FLOAT], output)
+        self._quantize([name for name, dtype in dtypes.items() if dtype == bit_allocation.FLOAT], output)
 
 
-def stored(floating: native.Graph, dtypes: Mapping[str, str]) -> onnx.ModelProto:
+def stored(floating: fake_quant.FloatGraph, dtypes: Mapping[str, str]) -> onnx.ModelProto:
     """The graph with every named weight stored in its dtype behind a DequantizeLinear, a scale an output channel."""
     import onnx
     from onnx import TensorProto, helper, numpy_helper
@@ -194,13 +194,13 @@ def stored(floating: native.Graph, dtypes: Mapping[str, str]) -> onnx.ModelProto
     nodes: list[onnx.NodeProto] = []
     done: set[str] = set()
     for node in model.graph.node:
-        dtype = dtypes.get(node.name, search.FLOAT)
-        if dtype != search.FLOAT:
+        dtype = dtypes.get(node.name, bit_allocation.FLOAT)
+        if dtype != bit_allocation.FLOAT:
             name = f"{node.input[1]}_{dtype}"
             node.input[1] = f"{name}_float"
             if name not in done:  # a weight may serve several convolutions
                 done.add(name)
-                values, scale = native.quantize(floating.weight(node.name), dtype)
+                values, scale = fake_quant.quantize(floating.weight(node.name), dtype)
                 tensor = (
                     helper.make_tensor(name, kinds[dtype], values.shape, values.ravel())
                     if dtype == "fp8"

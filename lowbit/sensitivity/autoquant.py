@@ -25,9 +25,9 @@ from lowbit import files
 from lowbit.errors import UnavailableError
 from lowbit.markdown import table
 from lowbit.progress import Progress, Step
-from lowbit.sensitivity import BITS, Combination, config_of, native
+from lowbit.sensitivity import BITS, Combination, config_of, fake_quant, layerwise
 from lowbit.sensitivity.layermap import layer_map
-from lowbit.sensitivity.native import LayerHarm, Opinions
+from lowbit.sensitivity.layerwise import LayerHarm, RankComparison
 
 if TYPE_CHECKING:
     import torch
@@ -149,36 +149,38 @@ def _loss(raw: Any, answer: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> 
 
 
 @dataclass(frozen=True, slots=True)
-class Beside:
-    """The second opinion of a combination, from the ONNX graph. ``layers``: by module name, in AutoQuant's order;
-    ``images``: on how many it was measured."""
+class GraphSensitivity:
+    """Layer-wise sensitivity of the ONNX graph, to cross-check a combination's AutoQuant ranking. ``layers``: by module name, in
+    AutoQuant's order; ``images``: on how many it was measured."""
 
     layers: dict[str, LayerHarm]
-    opinions: Opinions
+    comparison: RankComparison
     images: int
 
     @classmethod
     def of(
         cls,
         ranking: Sequence[LayerScore],
-        floating: native.Graph,
+        floating: fake_quant.FloatGraph,
         combination: Combination,
         progress: Progress,
-    ) -> Beside:
-        """Measure it. Raises :class:`lowbit.errors.BuildError` for modules and nodes that do not meet."""
+    ) -> GraphSensitivity:
+        """Measure it. Raises :class:`lowbit.errors.BuildError` if modules and nodes cannot be matched by name."""
         per_channel = combination.granularity == "per_channel"
-        form = native.Form(combination.activation, 0 if per_channel else None, 1 if per_channel else None)
+        form = fake_quant.Form(combination.activation, 0 if per_channel else None, 1 if per_channel else None)
         node_of = layer_map(floating.model, [layer.layer for layer in ranking])
-        found = {layer.node: layer for layer in native.measure(floating, combination.weight, form, progress=progress)}
+        found = {
+            layer.node: layer for layer in layerwise.measure(floating, combination.weight, form, progress=progress)
+        }
         module_of = {node: module for module, node in node_of.items()}
-        opinions = native.compare_rankings([layer.layer for layer in ranking], [module_of[node] for node in found])
-        return cls({name: found[node] for name, node in node_of.items()}, opinions, floating.images)
+        comparison = layerwise.compare_rankings([layer.layer for layer in ranking], [module_of[node] for node in found])
+        return cls({name: found[node] for name, node in node_of.items()}, comparison, floating.images)
 
 
 def write_report(
     folder: Path,
     ranking: Sequence[LayerScore],
-    beside: Beside,
+    on_graph: GraphSensitivity,
     combination: Combination,
     facts: dict[str, Any],
     config: dict[str, Any],
@@ -187,7 +189,7 @@ def write_report(
     import yaml
 
     files.write_atomic(folder / "config.yaml", yaml.safe_dump(plain(config), sort_keys=False))
-    second = {name: rank for name, _, rank in beside.opinions.rows}
+    second = {name: rank for name, _, rank in on_graph.comparison.rows}
     files.write_json(
         folder / "layer-sensitivity-report.json",
         {
@@ -195,24 +197,24 @@ def write_report(
             **facts,
             "layers": [asdict(layer) for layer in ranking],
             "on_the_graph": {
-                "images": beside.images,
-                "rank_correlation": beside.opinions.correlation,
-                "disagreements": [list(row) for row in beside.opinions.disagreements],
-                "layers": {name: {"rank": second[name], **asdict(harm)} for name, harm in beside.layers.items()},
+                "images": on_graph.images,
+                "rank_correlation": on_graph.comparison.correlation,
+                "disagreements": [list(row) for row in on_graph.comparison.disagreements],
+                "layers": {name: {"rank": second[name], **asdict(harm)} for name, harm in on_graph.layers.items()},
             },
         },
     )
-    lines = [f"# Sensitivity of {facts['detector']}, {combination.id}", "", _sentence(facts, beside), ""]
+    lines = [f"# Sensitivity of {facts['detector']}, {combination.id}", "", _sentence(facts, on_graph), ""]
     rows = []
     for number, layer in enumerate(ranking, 1):
-        harm, own = beside.layers[layer.layer], (f"{layer.score:.6g}", layer.parameters, f"{layer.share:.2%}")
+        harm, own = on_graph.layers[layer.layer], (f"{layer.score:.6g}", layer.parameters, f"{layer.share:.2%}")
         rows.append(
             (number, f"`{layer.layer}`", *own, second[layer.layer], *harm.alone.cells, *harm.leave_one_out.cells)
         )
-    headings = "rank", "layer", "score", "parameters", "share of weights", "rank on the graph", *native.HARM_HEADINGS
+    headings = "rank", "layer", "score", "parameters", "share of weights", "rank on the graph", *layerwise.HARM_HEADINGS
     lines += table(headings, "rlrrrrrrrr", rows)
     lines += ["", "Where the two disagree most:", ""]
-    ranks = [(f"`{name}`", one, two) for name, one, two in beside.opinions.disagreements]
+    ranks = [(f"`{name}`", one, two) for name, one, two in on_graph.comparison.disagreements]
     lines += table(("layer", "rank by AutoQuant", "rank on the graph"), "lrr", ranks)
     files.write_atomic(folder / "layer-sensitivity-report.md", "\n".join(lines) + "\n")
 
@@ -222,12 +224,12 @@ def plain(value: Any) -> Any:
     return json.loads(json.dumps(value, default=str))
 
 
-def _sentence(facts: dict[str, Any], beside: Beside) -> str:
+def _sentence(facts: dict[str, Any], on_graph: GraphSensitivity) -> str:
     return (
         f"ModelOpt {facts['tool_versions']['nvidia-modelopt']} AutoQuant, {facts['images']} calibration images at "
-        f"{facts['size']} px, loss on the raw head's logits; most sensitive first. Beside it the ONNX graph's own answer on "
-        f"{beside.images} images: a convolution quantized alone, and alone left in float. Spearman's rank correlation of "
-        f"the two: {beside.opinions.correlation:.2f}."
+        f"{facts['size']} px, loss on the raw head's logits; most sensitive first. Next to it the layer-wise sensitivity of the "
+        f"ONNX graph on {on_graph.images} images: each convolution quantized alone, and leave-one-out. Spearman's rank "
+        f"correlation of the two rankings: {on_graph.comparison.correlation:.2f}."
     )
 
 

@@ -142,7 +142,7 @@ def read_ranking(folder: Path) -> list[autoquant.LayerScore]:
     return [autoquant.LayerScore(**layer) for layer in found]
 
 
-def read_opinions(folder: Path) -> SweepRecord:
+def read_record(folder: Path) -> SweepRecord:
     """Both rankings of a measured combination, AutoQuant's first."""
     said = json.loads((folder / REPORT).read_text(encoding="utf-8"))
     graph = said["on_the_graph"]

@@ -11,7 +11,7 @@ import pytest
 
 from lowbit import cli, graph
 from lowbit.data.letterbox import InputSpec, preprocess
-from lowbit.measure import emulation, proof
+from lowbit.measure import comparison, emulation
 from tests.unit.saturating import SIDE, artifact
 
 
@@ -43,7 +43,7 @@ def test_the_doctor_says_what_saturates_and_what_it_changes(
     first = emulation.saturating_layers(model, tensors)[0]
     assert f"| `{first.name}` | QLinearConv | {first.allowed} | {first.seen} |" in said
     exact, lossy = (emulation.emulate(model, tensors, vnni=vnni) for vnni in (True, False))
-    loss = proof.compare_heads(exact, lossy).sqnr_db
+    loss = comparison.compare_heads(exact, lossy).sqnr_db
     assert loss < 25
     assert f"SQNR {loss:.1f} dB" in said
     assert "depthwise" not in said

@@ -13,7 +13,7 @@ from onnx import numpy_helper
 from lowbit import graph, runtime
 from lowbit.errors import InputError
 from lowbit.graph import saturation
-from lowbit.measure import emulation, proof
+from lowbit.measure import comparison, emulation
 from tests.unit import other_processor
 from tests.unit.saturating import SIDE, artifact
 
@@ -45,7 +45,7 @@ def test_this_kind_of_processor_is_emulated_bit_by_bit(signed: bool, bright: lis
 def test_only_kernels_without_vnni_lose_what_passes_16_bits(signed: bool, bright: list[NDArray[np.float32]]) -> None:
     model = artifact(127, signed=signed)
     exact, lossy = (emulation.emulate(model, bright, vnni=vnni) for vnni in (True, False))
-    assert proof.compare_heads(exact, lossy).sqnr_db < 25
+    assert comparison.compare_heads(exact, lossy).sqnr_db < 25
     session = runtime.plain_session(model, optimized=False)
     reference = [session.run(None, {"images": one})[0] for one in bright]
     computed = emulation.emulate(model, bright, vnni=True, outputs=["output0"])
@@ -72,7 +72,7 @@ def test_small_weights_cannot_saturate(bright: list[NDArray[np.float32]]) -> Non
     model = artifact(64)
     assert emulation.saturating_layers(model, bright) == []
     exact, lossy = (emulation.emulate(model, bright, vnni=vnni) for vnni in (True, False))
-    assert proof.compare_heads(exact, lossy).sqnr_db == float("inf")
+    assert comparison.compare_heads(exact, lossy).sqnr_db == float("inf")
 
 
 @pytest.mark.parametrize(("lossy", "largest", "expected"), [(True, 127, True), (True, 64, False), (False, 127, False)])
@@ -98,7 +98,7 @@ def test_nodes_without_names_are_found(bright: list[NDArray[np.float32]]) -> Non
     for node in model.graph.node:
         node.name = ""
     assert graph.head_outputs(model) == ["head"]
-    assert proof.compare_heads(named, emulation.emulate(model, bright, vnni=False)).sqnr_db == float("inf")
+    assert comparison.compare_heads(named, emulation.emulate(model, bright, vnni=False)).sqnr_db == float("inf")
 
 
 def test_an_unknown_tensor_is_refused(bright: list[NDArray[np.float32]]) -> None:

@@ -15,7 +15,7 @@ from lowbit.data.letterbox import InputSpec, preprocess
 from lowbit.data.lists import load_calibration
 from lowbit.detector import heads
 from lowbit.errors import BuildError
-from lowbit.measure.proof import kernels
+from lowbit.measure.executed_kernels import kernels
 from lowbit.quantize import Job, lower
 from tests.unit import toys
 

@@ -15,7 +15,7 @@ from lowbit.data.letterbox import InputSpec, preprocess
 from lowbit.data.lists import load_calibration
 from lowbit.detector import heads
 from lowbit.errors import LowbitError
-from lowbit.measure import proof
+from lowbit.measure import comparison, executed_kernels
 from lowbit.measure.parity import check_parity
 from lowbit.quantize import Job, ort
 from lowbit.runtime import SessionOptions
@@ -54,7 +54,9 @@ def test_it_computes_what_onnxruntime_does(
 ) -> None:
     path, options = detector if precision == "fp32" else quantized, OPENVINO.options(precision)
     model, unoptimized = graph.load(path), SessionOptions(optimized=False)
-    found = proof.compare_heads(proof.raw_heads(model, unoptimized, inputs), proof.raw_heads(model, options, inputs))
+    found = comparison.compare_heads(
+        comparison.raw_heads(model, unoptimized, inputs), comparison.raw_heads(model, options, inputs)
+    )
     assert found.sqnr_db > least
     parity = check_parity(path, OPENVINO.open(path, options), options, heads.recognise(path, model), inputs)
     assert parity.detections > 3
@@ -62,10 +64,10 @@ def test_it_computes_what_onnxruntime_does(
 
 @installed
 def test_kernels_tell_integers_from_floats(detector: Path, quantized: Path, inputs: list[NDArray[np.float32]]) -> None:
-    floating = proof.kernels(detector, OPENVINO.options("fp32"), inputs[0])
+    floating = executed_kernels.kernels(detector, OPENVINO.options("fp32"), inputs[0])
     assert floating.int8_mac_fraction == 0.0
     assert len(floating.float_nodes) == 4
-    integer = proof.kernels(quantized, OPENVINO.options("int8"), inputs[0])
+    integer = executed_kernels.kernels(quantized, OPENVINO.options("int8"), inputs[0])
     # All but the first convolution, which int8-ort leaves in float: 9 of 603 MACs a pixel.
     assert integer.int8_mac_fraction == pytest.approx(594 / 603)
     assert set(integer.providers) == {"OpenVINO"}
@@ -174,7 +176,7 @@ def test_a_concat_of_signed_activations_is_refused_because_it_is_wrong(
     path = joined(zero, tmp_path)
     feed = {"x": np.random.default_rng(1).normal(0, 1, (1, 8, 16, 16)).astype(np.float32)}
     wanted = runtime.open_session(path, SessionOptions(optimized=False)).run(None, feed)
-    found = proof.compare_heads(wanted, OPENVINO.open(path, OPENVINO.options("int8")).run(None, feed))
+    found = comparison.compare_heads(wanted, OPENVINO.open(path, OPENVINO.options("int8")).run(None, feed))
     assert (found.sqnr_db > 25) is right, found
 
 

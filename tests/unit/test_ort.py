@@ -16,7 +16,7 @@ from lowbit import graph, runtime
 from lowbit.data.letterbox import InputSpec
 from lowbit.data.lists import load_calibration
 from lowbit.graph import layout
-from lowbit.measure import proof
+from lowbit.measure import executed_kernels
 from lowbit.quantize import Job, ort
 from tests.unit import toys
 
@@ -174,7 +174,7 @@ def test_convolutions_that_share_a_bias_are_all_integer(job: Job, model: onnx.Mo
     assert all(np.array_equal(one, two) for one, two in zip(run(model, images(job)[0]), wanted, strict=True))
     ort.quantize(job, copied(model), "minmax")
     options = runtime.SessionOptions()
-    assert proof.kernels(job.output, options, images(job)[0]).int8_mac_fraction == 1
+    assert executed_kernels.kernels(job.output, options, images(job)[0]).int8_mac_fraction == 1
     assert sqnr(job, model, graph.load(job.output)) > 20
 
 

@@ -1,4 +1,4 @@
-"""Parity and kernel proof, on the toy detector and on faults put in."""
+"""Two executions compared, and which kernels ran, on the toy detector and on faults put in."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from lowbit import graph, runtime
 from lowbit.data.detections import Detections
 from lowbit.data.letterbox import InputSpec, preprocess
-from lowbit.measure import proof
+from lowbit.measure import comparison, executed_kernels
 from lowbit.quantize import Job, ort
 from lowbit.runtime.ort import read_profile
 from tests.unit import toys
@@ -68,14 +68,14 @@ BOX = (10.0, 10.0, 50.0, 50.0)
     ids=["scores", "class", "place", "blind", "hovering", "gone", "one of two", "nothing"],
 )
 def test_agreement(first: list[tuple[float, ...]], second: list[tuple[float, ...]], expected: float | None) -> None:
-    found = proof.agreement([detections(*first)], [detections(*second)])
+    found = comparison.agreement([detections(*first)], [detections(*second)])
     assert found.share == (pytest.approx(expected) if expected is not None else None)
 
 
 def test_kernels_tell_integers_from_floats(detector: Path, quantized: Path, inputs: list[NDArray[np.float32]]) -> None:
     options = runtime.deployed_options("int8")
-    assert proof.kernels(detector, options, inputs[0]).int8_mac_fraction == 0.0
-    integer = proof.kernels(quantized, options, inputs[0])
+    assert executed_kernels.kernels(detector, options, inputs[0]).int8_mac_fraction == 0.0
+    integer = executed_kernels.kernels(quantized, options, inputs[0])
     # All but the first convolution, which int8-ort leaves in float: 9 of 603 MACs a pixel.
     assert integer.int8_mac_fraction == pytest.approx(594 / 603)
     assert len(integer.float_nodes) == 1
@@ -85,7 +85,7 @@ def test_kernels_tell_integers_from_floats(detector: Path, quantized: Path, inpu
 def test_int8_in_name_only_is_found(quantized: Path, inputs: list[NDArray[np.float32]]) -> None:
     """The same file, with the fusion to integer kernels switched off: it says INT8 and runs in float."""
     options = runtime.SessionOptions(config=(("session.disable_quant_qdq", "1"),))
-    found = proof.kernels(quantized, options, inputs[0])
+    found = executed_kernels.kernels(quantized, options, inputs[0])
     assert found.int8_mac_fraction == 0.0
     assert len(found.float_nodes) == 4
 

@@ -1,4 +1,4 @@
-"""A tool's output is believed after a check: parity with unoptimized execution, and the kernels that really ran."""
+"""Two executions compared: their raw heads tensor by tensor, their detections one by one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from lowbit import graph
 from lowbit.data.detections import Detections
 from lowbit.errors import LowbitError
-from lowbit.runtime import Kernels, SessionOptions, find, open_session
+from lowbit.runtime import SessionOptions, open_session
 
 if TYPE_CHECKING:
     import onnx
@@ -99,8 +99,3 @@ def _iou(box: NDArray[np.float32], boxes: NDArray[np.float32]) -> NDArray[np.flo
     shared = np.clip(high - low, 0, None).prod(1)
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(1) + (box[2:] - box[:2]).prod()
     return np.asarray(shared / np.maximum(areas - shared, 1e-9), float)
-
-
-def kernels(path: Path, options: SessionOptions, tensor: NDArray[np.float32]) -> Kernels:
-    """Which kernels the session of an ONNX file runs. ``tensor``: float32 [1, 3, S, S]."""
-    return find(options.runtime).kernels(path, options, tensor, graph.macs(graph.load(path)))

@@ -1,6 +1,6 @@
 """The cheapest assignment of dtypes to convolutions that stays within a drop.
 
-Every convolution's noise in every dtype is measured alone (:mod:`lowbit.sensitivity.native`) and taken as additive, which
+Every convolution's noise in every dtype is measured alone (:mod:`lowbit.sensitivity.layerwise`) and taken as additive, which
 holds while it is small. Within a budget of cost, the least noisy assignment is an integer program (HiGHS, by
 ``scipy.optimize.milp``). The budget that keeps the drop is not known, so it is found by bisection: each candidate is built
 and its agreement with the float graph measured on images that the noise was not measured on. Nothing here sees

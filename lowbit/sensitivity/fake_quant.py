@@ -1,13 +1,13 @@
-"""A second opinion, on the ONNX graph that ships: every convolution quantized alone, and every one alone kept in float.
+"""Fake quantization of the float ONNX graph: a copy in which any set of convolutions is quantized, and what it loses.
 
-No gradients and no torch module: a layer's harm is what the graph's raw head says, as an SQNR against the float graph's,
-and what its detections say, as AP with the float graph's confident boxes as the truth, for which no labels are needed.
+No gradients and no torch module are needed. The loss is the raw head's SQNR against the float graph's, and AP with the float
+graph's confident boxes as the truth, for which no labels are needed.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,9 +21,8 @@ from lowbit.data.detections import Detections
 from lowbit.data.letterbox import InputSpec, Letterbox, preprocess
 from lowbit.data.pseudo_labels import confident
 from lowbit.detector.head import Head
+from lowbit.measure.comparison import compare_heads
 from lowbit.measure.metrics import DEPLOYED_CONFIDENCE, evaluate
-from lowbit.measure.proof import compare_heads
-from lowbit.progress import Progress, Step
 from lowbit.runtime import plain_session
 
 if TYPE_CHECKING:
@@ -31,8 +30,6 @@ if TYPE_CHECKING:
 
 # Largest finite value of float8 E4M3FN (https://onnx.ai/onnx/technical/float8.html).
 _FP8_MAX = 448.0
-# Over the cells of a convolution's harm, alone and left out alone.
-HARM_HEADINGS = ("alone: SQNR, dB", "agreement", "leave-one-out: SQNR, dB", "agreement")
 _STEPS = {"int4": 7, "int8": 127}
 
 
@@ -63,17 +60,7 @@ class Harm:
         return f"{self.sqnr_db:.1f}", None if self.agreement is None else f"{self.agreement:.4f}"
 
 
-@dataclass(frozen=True, slots=True)
-class LayerHarm:
-    """One convolution. ``alone``: it alone is quantized; ``leave_one_out``: it alone stays in float."""
-
-    node: str
-    parameters: int
-    alone: Harm
-    leave_one_out: Harm
-
-
-class Graph:
+class FloatGraph:
     """A float detector's graph whose convolutions can be fake-quantized, any set of them.
 
     Weights: symmetric, rounded to nearest with scales from their maxima. Inputs: integers are unsigned with scale and
@@ -301,72 +288,3 @@ def rounded(weight: NDArray[np.float32], dtype: str, axis: int | None = 0) -> ND
 
 def _along(scale: NDArray[np.float32], dimensions: int) -> NDArray[np.float32]:
     return scale.reshape(-1, *[1] * (dimensions - 1)) if scale.ndim else scale
-
-
-def measure(
-    floating: Graph, dtype: str, form: Form, *, progress: Progress, only: Collection[str] | None = None
-) -> list[LayerHarm]:
-    """Every convolution quantized alone and left in float alone; most harm alone first.
-
-    ``dtype``: of weights; ``only``: these nodes.
-    """
-    everything = dict.fromkeys(floating.nodes, dtype)
-    parameters = floating.parameters
-    names = [name for name in floating.nodes if only is None or name in only]
-    found: list[LayerHarm] = []
-    for number, name in enumerate(names, 1):
-        alone = floating.harm(floating.quantized({name: dtype}, form))
-        others = {other: same for other, same in everything.items() if other != name}
-        found.append(LayerHarm(name, parameters[name], alone, floating.harm(floating.quantized(others, form))))
-        progress(Step("measuring sensitivity", number, len(names), "convolutions"))
-    return sorted(found, key=lambda layer: (layer.alone.sqnr_db, layer.node))
-
-
-def sqnr_alone(floating: Graph, dtype: str, form: Form, *, progress: Progress) -> dict[str, float]:
-    """The raw head's SQNR in dB when one convolution alone is quantized, for each, in the graph's order."""
-    found = {}
-    for number, name in enumerate(floating.nodes, 1):
-        found[name] = floating.sqnr(floating.quantized({name: dtype}, form))
-        progress(Step(f"measuring sensitivity to {dtype}", number, len(floating.nodes), "convolutions"))
-    return found
-
-
-def sqnr_of_artifact(floating: Graph, artifact: onnx.ModelProto, *, progress: Progress) -> dict[str, float]:
-    """The raw head's SQNR in dB when one convolution alone has what an INT8 artifact gives it: its rounded weight, and
-    its input's scale and zero point. Convolutions that the artifact keeps in float, names otherwise or folds are left out."""
-    weights, quantizers = graph.dequantized_weights(artifact), graph.input_quantizers(artifact)
-    shapes = {name: weight.shape for name, weight in weights.items()}
-    names = [name for name in floating.nodes if shapes.get(name) == floating.weight(name).shape]
-    found = {}
-    for number, name in enumerate(names, 1):
-        found[name] = floating.sqnr(floating.imitating(name, weights[name], quantizers.get(name)))
-        progress(Step("measuring an artifact's sensitivity", number, len(names), "convolutions"))
-    return found
-
-
-def most_sensitive(sqnr: Mapping[str, float], count: int) -> list[str]:
-    """The ``count`` nodes with the lowest SQNR, worst first."""
-    return sorted(sqnr, key=lambda name: (sqnr[name], name))[:count]
-
-
-@dataclass(frozen=True, slots=True)
-class Opinions:
-    """Two rankings of the same layers. ``correlation``: Spearman's of their ranks, in [-1, 1]. ``rows``: layer, its rank
-    by the first and by the second opinion. ``disagreements``: the rows that are furthest apart, furthest first."""
-
-    correlation: float
-    rows: tuple[tuple[str, int, int], ...]
-    disagreements: tuple[tuple[str, int, int], ...]
-
-
-def compare_rankings(first: Sequence[str], second: Sequence[str], worst: int = 10) -> Opinions:
-    """Compare two rankings, most sensitive first, of the same layers. Raises ``ValueError`` for different ones."""
-    from scipy.stats import spearmanr
-
-    if sorted(first) != sorted(second) or len(set(first)) != len(first):
-        raise ValueError(f"the rankings are not of the same layers: {sorted(set(first) ^ set(second))[:5]}")
-    place = {name: rank for rank, name in enumerate(second, 1)}
-    rows = tuple((name, rank, place[name]) for rank, name in enumerate(first, 1))
-    correlation = float(spearmanr([r[1] for r in rows], [r[2] for r in rows]).statistic) if len(rows) > 1 else 1.0
-    apart = sorted(rows, key=lambda row: (-abs(row[1] - row[2]), row[1]))
-    return Opinions(correlation, rows, tuple(row for row in apart[:worst] if row[1] != row[2]))

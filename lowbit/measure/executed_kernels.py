@@ -1,0 +1,16 @@
+"""Which kernels ran: an artifact that is called INT8 can still run in float."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lowbit import graph
+from lowbit.runtime import Kernels, SessionOptions, find
+
+
+def kernels(path: Path, options: SessionOptions, tensor: NDArray[np.float32]) -> Kernels:
+    """Which kernels the session of an ONNX file runs. ``tensor``: float32 [1, 3, S, S]."""
+    return find(options.runtime).kernels(path, options, tensor, graph.macs(graph.load(path)))
