@@ -31,18 +31,21 @@ _Ints = NDArray[np.int64]
 class Matching:
     """What became of D detections in A area ranges at T IoU thresholds; K categories by ascending id, I images.
 
-    ``category``, ``image``: int64 [D]; detections are ordered by category, then best first. ``matched``: bool
-    [A, T, D], whether an object was found; ``ignored``: bool [A, T, D], counts neither way. ``objects``: int64
-    [A, K, I], counted ones. ``object_scores``: float64 [objects], for every object but crowds, by category, image and
-    annotation, the score of what matched it at IoU 0.5, 0 if nothing did; ``object_images``: int64 [objects].
+    ``category``, ``image``: int64 [D], ``scores``: float64 [D]; detections are ordered by category, then best first.
+    ``matched``: bool [A, T, D], whether an object was found; ``ignored``: bool [A, T, D], counts neither way.
+    ``objects``: int64 [A, K, I], counted ones. ``object_scores``: float64 [objects], for every object but crowds, by
+    category, image and annotation, the score of what matched it at IoU 0.5, 0 if nothing did; ``object_categories`` and
+    ``object_images``: int64 [objects].
     """
 
     category: _Ints
     image: _Ints
+    scores: _Floats
     matched: _Flags
     ignored: _Flags
     objects: _Ints
     object_scores: _Floats
+    object_categories: _Ints
     object_images: _Ints
 
 
@@ -87,10 +90,12 @@ def match(dataset: Dataset, detections: Mapping[int, Detections]) -> Matching:
     return Matching(
         category=(found.pair // images)[order],
         image=(found.pair % images)[order],
+        scores=scores[order],
         matched=matched.take(order, 2),
         ignored=ignored.take(order, 2),
         objects=np.stack(counted).reshape(len(AREAS), categories, images),
         object_scores=found_by[~crowd],
+        object_categories=(objects.pair // images)[~crowd],
         object_images=(objects.pair % images)[~crowd],
     )
 

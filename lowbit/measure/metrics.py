@@ -37,13 +37,25 @@ class Matches:
     objects: NDArray[np.int64]
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Detections of all categories of the data set, those without objects among them, matched at IoU 0.5; without those
+    that match a crowd, which count neither way. ``image``: int64 [D], index of the image; ``scores``: float64 [D];
+    ``true``: bool [D], whether an object was found."""
+
+    image: NDArray[np.int64]
+    scores: NDArray[np.float64]
+    true: NDArray[np.bool_]
+
+
 @dataclass(frozen=True)
 class Accuracy:
     """COCO metrics as fractions; NaN-free: a metric without any object is ``None``.
 
     ``recall``: share of objects found at confidence 0.25 and IoU 0.5; ``miss_rate``: the rest. ``ar``: COCO's AR@100.
     ``object_scores``: float64 [objects], for every counted object the score of what matched it at IoU 0.5, 0 if nothing
-    did, in an order that depends on the data set only; ``object_images``: int64 [objects], index of its image.
+    did, in an order that depends on the data set only; ``object_classes``: str [objects], its class's name;
+    ``object_images``: int64 [objects], index of its image.
     """
 
     map: float
@@ -57,7 +69,9 @@ class Accuracy:
     miss_rate: float
     per_class: dict[str, float]
     matches: tuple[Matches, ...]
+    found: Found
     object_scores: NDArray[np.float64]
+    object_classes: NDArray[np.str_]
     object_images: NDArray[np.int64]
 
 
@@ -70,6 +84,7 @@ def evaluate(dataset: Dataset, detections: Mapping[int, Detections]) -> Accuracy
     # [A, T, K] and [A, T, K], NaN for a category without objects.
     precision, recall = _precision_and_recall(matching)
     names = {category["id"]: str(category["name"]) for category in dataset.coco["categories"]}
+    ids = sorted(dataset.category_ids)
     per_category = precision[0].mean(0)
     scores = matching.object_scores
     found = float((scores >= DEPLOYED_CONFIDENCE).mean()) if len(scores) else 0.0
@@ -83,13 +98,12 @@ def evaluate(dataset: Dataset, detections: Mapping[int, Detections]) -> Accuracy
         ar=_mean(recall[0]) or 0.0,
         recall=found,
         miss_rate=1.0 - found,
-        per_class={
-            names[c]: float(value)
-            for c, value in zip(sorted(dataset.category_ids), per_category, strict=True)
-            if not np.isnan(value)
-        },
+        per_class={names[c]: float(value) for c, value in zip(ids, per_category, strict=True) if not np.isnan(value)},
         matches=_matches(matching),
+        # Of classes that the data set does not have nobody labelled an object, so that nothing they find is wrong.
+        found=_found(matching, np.isin(ids, list(names))),
         object_scores=scores,
+        object_classes=np.array([names.get(c, "") for c in ids])[matching.object_categories],
         object_images=matching.object_images,
     )
 
@@ -142,6 +156,12 @@ def _matches(matching: Matching) -> tuple[Matches, ...]:
         for part, objects in zip(_categories(matching), matching.objects[0], strict=True)
         if objects.any()
     )
+
+
+def _found(matching: Matching, labelled: NDArray[np.bool_]) -> Found:
+    """``labelled``: bool [K], the categories that the data set has."""
+    counted = ~matching.ignored[0, 0] & labelled[matching.category]
+    return Found(matching.image[counted], matching.scores[counted], matching.matched[0, 0, counted])
 
 
 def compare(reference: Accuracy, quantized: Accuracy) -> dict[str, float]:
@@ -234,6 +254,11 @@ def resampled_map(matches: tuple[Matches, ...], weights: NDArray[np.int64]) -> N
         return np.asarray(total / np.where(categories > 0, categories, np.nan))
 
 
+def image_draws(images: int, seed: int = 0) -> NDArray[np.int64]:
+    """How often each image was drawn in each resample of the bootstrap, int64 [RESAMPLES, images]; seeded."""
+    return np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), RESAMPLES)
+
+
 def drop_interval(
     reference: Accuracy, quantized: Accuracy, images: int, *, confidence: float = 0.95, seed: int = 0
 ) -> tuple[float, float]:
@@ -254,8 +279,7 @@ def interval_of_drops(
     Both detectors are scored on the same draws (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, ch. 13).
     Seeded: the same inputs give the same interval.
     """
-    rng = np.random.default_rng(seed)
-    weights = rng.multinomial(images, np.full(images, 1 / images), RESAMPLES)
+    weights = image_draws(images, seed)
     drops = resampled_map(reference, weights) - resampled_map(quantized, weights)
     tail = (1 - confidence) / 2 * 100
     low, high = np.nanpercentile(drops, [tail, 100 - tail])
