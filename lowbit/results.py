@@ -17,7 +17,7 @@ from lowbit import files, host, old_results
 from lowbit.errors import InputError
 from lowbit.runtime import DEFAULT, runtimes
 
-SCHEMA = 9
+SCHEMA = 10
 
 
 class Status(StrEnum):
@@ -34,14 +34,22 @@ class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
+class LeftOut(_Model):
+    """A rewrite that an artifact was built without, and why."""
+
+    rewrite: str
+    reason: str
+
+
 class ArtifactRecord(_Model):
-    """The file that was measured."""
+    """The file that was measured. ``left_out``: rewrites that did not fit the detector's graph or could not be proved."""
 
     path: str
     sha256: str
     bytes: int
     weight_bits: float | None = None
     quantized_fraction: float | None = None
+    left_out: list[LeftOut] | None = None
 
 
 class ShareRecord(_Model):

@@ -24,6 +24,7 @@ from lowbit.measure import latency, metrics, pycocotools_check
 from lowbit.measure.predict import predict
 from lowbit.progress import Progress, Step
 from lowbit.quantize import Job, ort
+from lowbit.quantize.offers import Offers
 from lowbit.sensitivity import GRID, assignment, bit_allocation, fake_quant, layermap, layerwise
 from lowbit.sensitivity import find as find_combination
 from lowbit.sensitivity import sweep as sweeping
@@ -101,7 +102,8 @@ def search(options: argparse.Namespace, progress: Progress) -> str:
                 unfinished=Path(scratch),
                 progress=progress,
             )
-            candidates = ort.candidates(job, ort.source_of(job)[0], head)
+            offers = Offers()
+            candidates = ort.candidates(job, ort.prepared(job, ort.source_of(job, offers)[0], offers), head)
         else:
             candidates = assignment.Weights(path, head, detector.input, calibration.paths, progress)
         reference = runtime.open_session(path, runtime.deployed_options("fp32"))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,9 @@ from lowbit import graph
 from lowbit.detector import heads
 from lowbit.detector.decoding import anchor_points
 from lowbit.detector.heads.end2end import End2End
-from lowbit.errors import BuildError, UnavailableError
+from lowbit.errors import UnavailableError
+from lowbit.quantize import Job
+from lowbit.quantize.offers import Offers
 from lowbit.runtime import plain_session
 
 if TYPE_CHECKING:
@@ -28,8 +31,8 @@ def lean_tail(path: Path, model: onnx.ModelProto) -> onnx.ModelProto:
     survivors are the same, and only they are decoded. All nodes after the head's last convolutions are replaced; input
     and output stay what they were. Detections of equal score may change their order.
 
-    Raises :class:`UnavailableError` for another head, or one whose last convolutions are not a box and a class branch a
-    level, boxes by distribution focal loss.
+    Raises :class:`UnavailableError` for another head, one whose last convolutions are not a box and a class branch a
+    level, boxes by distribution focal loss, and one behind which non-maximum suppression chooses.
     """
     import onnx
     from onnx import numpy_helper
@@ -37,12 +40,16 @@ def lean_tail(path: Path, model: onnx.ModelProto) -> onnx.ModelProto:
     head = heads.recognise(path, model)
     if not isinstance(head, End2End):
         raise UnavailableError(f"{path.name}: has a {head.kind} head; only an end-to-end head skips anchors.")
+    tail = set(graph.decode_tail(model))
+    if any(node.op_type == "NonMaxSuppression" for node in model.graph.node if node.name in tail):
+        raise UnavailableError(f"{path.name}: has non-maximum suppression inside, which stays.")
+    kept = int(model.graph.output[0].type.tensor_type.shape.dim[1].dim_value)
+    if not kept:
+        raise UnavailableError(f"{path.name}: how many detections it gives depends on the image.")
     bins = graph.dfl_bins(model)
     if bins is None:
         raise UnavailableError(f"{path.name}: its boxes are not distributions over bins; there is nothing to save.")
     levels = _levels(path, model, head, len(bins))
-    kept = int(model.graph.output[0].type.tensor_type.shape.dim[1].dim_value)
-    tail = set(graph.decode_tail(model))
     name = model.graph.output[0].name
     build = _Builder(graph.opset(model))
     _write_tail(build, head, levels, bins, kept, name)
@@ -63,28 +70,54 @@ def lean_tail(path: Path, model: onnx.ModelProto) -> onnx.ModelProto:
     return copied
 
 
-# Images that an equivalence is proved on.
-PROBES = 4
+# Images with objects that an equivalence is proved on, and images that are looked at for them.
+PROBES, _LOOKED_AT = 4, 64
 # Where two executions of the same network may differ: rounding of the last digits.
 _PIXELS, _SCORE, _SEEN = 0.05, 1e-4, 0.01
 
 
-def check_same(model: onnx.ModelProto, rewritten: onnx.ModelProto, inputs: Sequence[NDArray[np.float32]]) -> int:
+def prove(model: onnx.ModelProto, rewritten: onnx.ModelProto, images: Iterable[NDArray[np.float32]]) -> int:
     """Compare the detections, of a score of 0.01 or more, of an end-to-end detector and its rewritten form.
 
-    Returns how many were compared. Raises :class:`BuildError` if one has no equal.
+    ``images``: float32 [1, 3, height, width] each, read until :data:`PROBES` of them had detections. Returns how many
+    detections were compared. Raises :class:`UnavailableError` if one has no equal, or there were none: a proof that
+    compared nothing is none.
     """
     sessions = [plain_session(one) for one in (model, rewritten)]
-    compared = 0
-    for number, tensor in enumerate(inputs):
+    compared = seen = looked_at = 0
+    for looked_at, tensor in enumerate(islice(images, _LOOKED_AT), 1):
         one, two = (session.run(None, {session.get_inputs()[0].name: tensor})[0][0] for session in sessions)
+        before = compared
         for mine, theirs in ((one, two), (two, one)):
             for row in mine[mine[:, 4] >= _SEEN]:
                 near = (np.abs(theirs[:, :4] - row[:4]).max(1) < _PIXELS) & (np.abs(theirs[:, 4] - row[4]) < _SCORE)
                 if not (near & (theirs[:, 5] == row[5])).any():
-                    raise BuildError(f"the rewritten graph differs on image {number + 1}: {row.tolist()} has no equal.")
+                    raise UnavailableError(f"differs on calibration image {looked_at}: {row.tolist()} has no equal.")
                 compared += 1
+        seen += compared > before
+        if seen == PROBES:
+            break
+    if not compared:
+        raise UnavailableError(
+            f"is not proved: the detector sees nothing on {looked_at} calibration images. List images with objects first."
+        )
     return compared
+
+
+# In manifests.
+NAME = "lean decode tail"
+
+
+def offer(job: Job, model: onnx.ModelProto, offers: Offers) -> onnx.ModelProto:
+    """``model``, the graph of ``job.source``, with a lean tail where it fits and is proved on the calibration images."""
+
+    def rewrite(copied: onnx.ModelProto) -> None:
+        copied.CopyFrom(lean_tail(job.source, copied))
+
+    def proof(one: onnx.ModelProto, two: onnx.ModelProto) -> int:
+        return prove(one, two, job.calibration.batches(job.input))
+
+    return offers.take(NAME, model, rewrite, proof)
 
 
 def _levels(path: Path, model: onnx.ModelProto, head: End2End, bins: int) -> list[tuple[str, str]]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from lowbit import graph
+from lowbit.errors import UnavailableError
 from lowbit.quantize import Job, decode_tail
+from lowbit.quantize.offers import Offers
 
 PACKAGES: tuple[str, ...] = ()
 NEEDS: dict[str, str] = {}
@@ -15,12 +17,14 @@ SYMMETRIC = True
 def build(job: Job) -> dict[str, Any]:
     """Rewrite ``job.source`` and prove on calibration images that it detects the same.
 
-    Raises :class:`lowbit.errors.UnavailableError` for a head whose tail has nothing to save.
+    Raises :class:`UnavailableError` for a head whose tail has nothing to save, and where it can't be proved: without the
+    rewrite it would be the float export again.
     """
     import onnx
 
-    model = graph.load(job.source)
-    lean = decode_tail.lean_tail(job.source, model)
-    compared = decode_tail.check_same(model, lean, list(job.calibration.first(decode_tail.PROBES).batches(job.input)))
+    offers = Offers()
+    lean = decode_tail.offer(job, graph.load(job.source), offers)
+    if offers.left_out:
+        raise UnavailableError(f"{decode_tail.NAME}: {offers.left_out[0]['reason']}")
     onnx.save(lean, str(job.output))
-    return {"detections_compared": compared}
+    return {"detections_compared": offers.proved[decode_tail.NAME]}

@@ -25,10 +25,11 @@ from numpy.typing import NDArray
 
 from lowbit import graph
 from lowbit.artifact import MODEL
-from lowbit.errors import BuildError
+from lowbit.errors import UnavailableError
 from lowbit.graph import layout
 from lowbit.measure import comparison
 from lowbit.quantize import Job, ort, portable
+from lowbit.quantize.offers import FLOAT, SLACK, Offers, sqnr
 from lowbit.runtime import SessionOptions
 
 if TYPE_CHECKING:
@@ -40,25 +41,37 @@ SYMMETRIC = False
 # What is added costs a rounding each: 7 to 15 dB were seen, and a wrong scale ends below 0.
 MIN_SQNR = 0.0
 _MILLIONTH = 1e-6
-# Twice the noise, or no more than float arithmetic's own where no rounding changes.
-_SLACK, _FLOAT = 3.0, 60.0
 _PARITY_IMAGES = 4
 
 
 def build(job: Job) -> dict[str, Any]:
-    """Lower the artifact in ``job.start``. Raises :class:`BuildError` if anything of it is not kept."""
+    """Lower the artifact in ``job.start``.
+
+    Raises :class:`UnavailableError` if anything of it is not kept: without the lowering it would be that artifact again.
+    """
     import onnx
     from onnx import numpy_helper
 
     assert job.start is not None
     given = graph.load(job.start / MODEL)
-    floating, info = ort.source_of(job)
+    offers = Offers()
+    floating, info = ort.source_of(job, offers)
     # As int8-ort has them: few channels of a wide range, no slower in float.
     given = portable.in_float(given, layout.better_in_float(floating), floating)
     artifact, again = portable.fit_artifact(given, floating)
     scales = graph.activation_scales(artifact)
     weights, weight_scales = graph.dequantized_weights(artifact), graph.weight_scales(artifact)
-    parts = layout.cut_channels(floating)
+    parts: dict[str, tuple[str, slice]] = {}
+    whole = floating
+    floating = offers.take(
+        "a convolution a part",
+        whole,
+        lambda copied: parts.update(layout.cut_channels(copied)),
+        ort.layout_proof(job),
+    )
+    if floating is whole:
+        parts.clear()
+    floating = ort.prepared(job, floating, offers)
     stored = {tensor.name: tensor for tensor in floating.graph.initializer}
     kept, rounded = [], {}
     for node in graph.weighted_convolutions(floating):
@@ -72,7 +85,7 @@ def build(job: Job) -> dict[str, Any]:
     tensors = {name for node in floating.graph.node for name in node.input}
     scales = {name: found for name, found in scales.items() if name in tensors}
     if not scales:
-        raise BuildError(f"{job.start / MODEL}: none of its quantized activations is a tensor of {job.source}.")
+        raise UnavailableError(f"{job.start / MODEL}: none of its quantized activations is a tensor of {job.source}.")
     ort.place_quantizers(job, floating, "entropy", exclude=kept, overrides=scales, weight_scales=rounded)
     lowered = onnx.load(str(job.output))
     scales = _keep(lowered, scales)
@@ -80,13 +93,14 @@ def build(job: Job) -> dict[str, Any]:
     _check_integers(lowered, {n.name: parts.get(n.name, (n.name, slice(None))) for n in floating.graph.node}, weights)
     probes = list(job.calibration.first(_PARITY_IMAGES).batches(job.input))
     proved = prove(artifact, lowered, scales, probes)
-    ort.lay_out(job.output)
+    ort.lay_out(job, offers)
     return {
         **info,
         "kept_scales": len(scales),
         "float_convolutions": kept,
         "rounded_again": _rounded_again(given, artifact, again, probes),
         **proved,
+        "left_out": offers.left_out,
     }
 
 
@@ -105,7 +119,7 @@ def _rounded_again(
         "channels": sum(int(channels.sum()) for channels in again.values()),
         "weights": sum(int(channels.sum()) * weights[name][0].size for name, channels in again.items()),
         "of_weights": sum(weight.size for weight in weights.values()),
-        "sqnr_db": float(np.minimum(comparison.compare_heads(*heads).sqnr_db, 999.0)),
+        "sqnr_db": sqnr(*heads),
     }
 
 
@@ -138,13 +152,15 @@ def _same(one: graph.Quantizer, other: graph.Quantizer) -> bool:
 def _check_integers(
     lowered: onnx.ModelProto, parts: Mapping[str, tuple[str, slice]], weights: Mapping[str, NDArray[np.float32]]
 ) -> None:
-    """Raises :class:`BuildError` for a weight whose values are not the artifact's, but for a last digit."""
+    """Raises :class:`UnavailableError` for a weight whose values are not the artifact's, but for a last digit."""
     for node, values in graph.dequantized_weights(lowered).items():
         name, channels = parts[node]
         expected = weights[name][channels]
         # Of the largest: ONNX Runtime gives all but dead channels a coarser scale where their bias needs it.
         if np.abs(values - expected).max() > _MILLIONTH * np.abs(expected).max():
-            raise BuildError(f"the weight of {node} is not the artifact's any more: it is no symmetric INT8 there.")
+            raise UnavailableError(
+                f"the weight of {node} is not the artifact's any more: it is no symmetric INT8 there."
+            )
 
 
 def prove(
@@ -157,7 +173,7 @@ def prove(
 
     ``scales``: the artifact's, by tensor. Returns the SQNR, in dB: how far a millionth of its biases takes the artifact;
     ``lowered`` without what was added from the artifact with the same biases; all of it from the artifact. Raises
-    :class:`BuildError` if one of the last two is too low, or a scale or a bias is another one.
+    :class:`UnavailableError` if one of the last two is too low, or a scale or a bias is another one.
     """
     names = graph.head_outputs(artifact)  # two tools order the same nodes differently
     unoptimized = SessionOptions(optimized=False)
@@ -165,26 +181,23 @@ def prove(
     def heads(model: onnx.ModelProto) -> list[NDArray[np.float32]]:
         return comparison.raw_heads(model, unoptimized, images, names)
 
-    def sqnr(one: list[NDArray[np.float32]], other: list[NDArray[np.float32]]) -> float:
-        return float(np.minimum(comparison.compare_heads(one, other).sqnr_db, 999.0))
-
     start = heads(artifact)
     same = sqnr(heads(_with_biases_of(lowered, artifact)), heads(_without_added(artifact, lowered, scales)))
     floor, whole = sqnr(start, heads(graph.nudged(artifact))), sqnr(start, heads(lowered))
-    if same < min(floor, _FLOAT) - _SLACK:
-        raise BuildError(
+    if same < min(floor, FLOAT) - SLACK:
+        raise UnavailableError(
             f"the lowered graph without what was added is {same:.1f} dB from the artifact with its biases, and the "
             f"artifact with biases changed by a millionth {floor:.1f} dB. Something of it was not kept."
         )
     if whole < MIN_SQNR:
-        raise BuildError(
+        raise UnavailableError(
             f"the lowered graph's raw head is {whole:.1f} dB from the artifact's, under {MIN_SQNR:.0f} dB."
         )
     return {"rounding_floor_db": floor, "kept_sqnr_db": same, "raw_head_sqnr_db": whole}
 
 
 def _with_biases_of(lowered: onnx.ModelProto, artifact: onnx.ModelProto) -> onnx.ModelProto:
-    """The artifact with the biases of the lowered graph. Raises :class:`BuildError` for one further from its own than half
+    """The artifact with the biases of the lowered graph. Raises :class:`UnavailableError` for one further from its own than half
     a step."""
     given = graph.biases(artifact)
     parts: dict[str, list[tuple[NDArray[np.float32], NDArray[np.float32]]]] = {}
@@ -196,7 +209,7 @@ def _with_biases_of(lowered: onnx.ModelProto, artifact: onnx.ModelProto) -> onnx
         found[name] = bias
         wrong = np.abs(bias - given[name][0]) > 0.51 * step + _MILLIONTH * np.abs(given[name][0])
         if wrong.any():
-            raise BuildError(
+            raise UnavailableError(
                 f"the bias of {name} is not the artifact's any more: {wrong.sum()} of {wrong.size} differ."
             )
     return graph.with_biases(artifact, found)
@@ -205,13 +218,13 @@ def _with_biases_of(lowered: onnx.ModelProto, artifact: onnx.ModelProto) -> onnx
 def _without_added(
     artifact: onnx.ModelProto, lowered: onnx.ModelProto, scales: Mapping[str, graph.Quantizer]
 ) -> onnx.ModelProto:
-    """A copy of ``lowered`` in which an input is quantized only if it is in the artifact. Raises :class:`BuildError` if
+    """A copy of ``lowered`` in which an input is quantized only if it is in the artifact. Raises :class:`UnavailableError` if
     one has another scale."""
     import onnx
 
     for name, quantizer in graph.activation_scales(lowered).items():
         if name in scales and not _same(quantizer, scales[name]):
-            raise BuildError(f"{name} is quantized otherwise than in the artifact.")
+            raise UnavailableError(f"{name} is quantized otherwise than in the artifact.")
     there = {
         (node.name, position)
         for node, position, _ in _quantized_inputs(artifact)

@@ -13,7 +13,7 @@ images: the convolutions with the fewest multiply-accumulates that keep it stay 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,10 +24,10 @@ from numpy.typing import NDArray
 from lowbit import graph
 from lowbit.detector import heads
 from lowbit.detector.head import Head
-from lowbit.errors import UnavailableError
 from lowbit.graph import layout
 from lowbit.progress import silent
 from lowbit.quantize import CalibrationReader, Job, decode_tail, portable
+from lowbit.quantize.offers import Offers, prove_layout
 from lowbit.sensitivity import assignment, bit_allocation
 
 if TYPE_CHECKING:
@@ -36,20 +36,25 @@ if TYPE_CHECKING:
 PACKAGES: tuple[str, ...] = ()
 NEEDS: dict[str, str] = {}
 SYMMETRIC = False
+# Images that a layout is proved on: every number of the raw head is compared, whatever the detector sees.
+_LAYOUT_IMAGES = 1
 
 
 def build(job: Job) -> dict[str, Any]:
     """Quantize ``job.source``."""
-    model, info = source_of(job)
+    offers = Offers()
+    model, info = source_of(job, offers)
+    model = prepared(job, model, offers)
     method = job.settings["calibration_method"]
     stem = layout.better_in_float(model)
     if "max_drop" not in job.settings:
-        return {**info, "float_convolutions": stem, **quantize(job, model, method, exclude=stem)}
+        shipped = quantize(job, model, method, offers, exclude=stem)
+        return {**info, "float_convolutions": stem, **shipped, "left_out": offers.left_out}
     head = heads.recognise(job.source, graph.load(job.source))
     found = candidates(job, model, head)
     best, tried = found.cheapest(job.settings["max_drop"], job.output)
     kept = [name for name, dtype in best.dtypes.items() if dtype == bit_allocation.FLOAT]
-    shipped = quantize(job, model, method, exclude=[*kept, *stem])
+    shipped = quantize(job, model, method, offers, exclude=[*kept, *stem])
     return {
         **info,
         **shipped,
@@ -57,6 +62,7 @@ def build(job: Job) -> dict[str, Any]:
         # Of this file: the candidates had ranges by min-max on a few images.
         "agreement_drop": found.drop(job.output),
         "tried": bit_allocation.trace(tried),
+        "left_out": offers.left_out,
     }
 
 
@@ -67,47 +73,69 @@ def candidates(job: Job, model: onnx.ModelProto, head: Head) -> assignment.Integ
     def build_one(kept: Sequence[str], output: Path) -> None:
         copied = type(model)()
         copied.CopyFrom(model)
-        quantize(replace(few, output=output), copied, "minmax", exclude=[*kept, *layout.better_in_float(copied)])
+        exclude = [*kept, *layout.better_in_float(copied)]
+        quantize(replace(few, output=output), copied, "minmax", Offers(), exclude=exclude)
 
     return assignment.Integers(job.source, head, job.input, job.calibration.paths, job.progress, build_one)
 
 
-def source_of(job: Job) -> tuple[onnx.ModelProto, dict[str, Any]]:
+def source_of(job: Job, offers: Offers) -> tuple[onnx.ModelProto, dict[str, Any]]:
     """The graph to quantize, every parameter its own and its decode tail rewritten if its head allows it, and what the
     manifest should know of that."""
     model = graph.load(job.source)
     layout.own_parameters(model)
-    try:
-        lean = decode_tail.lean_tail(job.source, model)
-    except UnavailableError as reason:  # other heads keep the tail that they have
-        return model, {"lean_tail": str(reason)}
-    probes = list(job.calibration.first(decode_tail.PROBES).batches(job.input))
-    return lean, {"detections_compared": decode_tail.check_same(model, lean, probes)}
+    model = decode_tail.offer(job, model, offers)
+    compared = offers.proved.get(decode_tail.NAME)
+    return model, {} if compared is None else {"detections_compared": compared}
 
 
-def quantize(job: Job, model: onnx.ModelProto, method: str, *, exclude: Collection[str] = ()) -> dict[str, int]:
+def prepared(job: Job, model: onnx.ModelProto, offers: Offers) -> onnx.ModelProto:
+    """A float graph with copies in place of what ONNX Runtime's integers would be slow in."""
+
+    def rewrite(copied: onnx.ModelProto) -> None:
+        layout.repeat_rows(copied)
+        layout.join_whole(copied)
+
+    return offers.take("copies for upsampling and joins", model, rewrite, layout_proof(job))
+
+
+def layout_proof(job: Job) -> Callable[[onnx.ModelProto, onnx.ModelProto], None]:
+    """:func:`prove_layout` on the first calibration images."""
+
+    def prove(one: onnx.ModelProto, two: onnx.ModelProto) -> None:
+        prove_layout(one, two, list(job.calibration.first(_LAYOUT_IMAGES).batches(job.input)))
+
+    return prove
+
+
+def quantize(
+    job: Job, model: onnx.ModelProto, method: str, offers: Offers, *, exclude: Collection[str] = ()
+) -> dict[str, int]:
     """Quantize ``model`` into ``job.output`` and lay it out. ``exclude``: convolutions that stay in float. Returns what
     :func:`place_quantizers` does."""
     info = place_quantizers(job, model, method, exclude=exclude)
-    lay_out(job.output)
+    lay_out(job, offers)
     return info
 
 
-def lay_out(path: Path) -> None:
-    """Rewrite a quantized graph for ONNX Runtime's kernels: the same numbers, sooner, and on every processor.
+def lay_out(job: Job, offers: Offers) -> None:
+    """Rewrite the quantized graph in ``job.output`` for ONNX Runtime's kernels: the same numbers, sooner, and on every
+    processor.
 
     Raises :class:`lowbit.errors.BuildError` for a graph that would compute something else without VNNI.
     """
     import onnx
 
-    model = onnx.load(str(path))
-    layout.sink_dequantize(model, graph.decode_tail(model))
-    layout.move_integers(model)
-    layout.fold_columns(model)
-    layout.channels_last(model)
-    layout.softmax_in_float(model)
+    def rewrite(copied: onnx.ModelProto) -> None:
+        layout.sink_dequantize(copied, graph.decode_tail(copied))
+        layout.move_integers(copied)
+        layout.fold_columns(copied)
+        layout.channels_last(copied)
+        layout.softmax_in_float(copied)
+
+    model = offers.take("layout for integer kernels", onnx.load(str(job.output)), rewrite, layout_proof(job))
     portable.check(model)
-    onnx.save(model, str(path))
+    onnx.save(model, str(job.output))
 
 
 def place_quantizers(
@@ -130,8 +158,6 @@ def place_quantizers(
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
     methods = {"minmax": CalibrationMethod.MinMax, "entropy": CalibrationMethod.Entropy}
-    layout.repeat_rows(model)
-    layout.join_whole(model)
     tail, known = graph.decode_tail(model), dict(overrides or {})
     floating = [*tail, *exclude, *graph.downstream(model, exclude)]
     fitted = portable.fit_floats(model, floating, weight_scales or {})

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lowbit.gate import points
-from lowbit.report.summary import CUT, VERDICTS, disagreements, hosts, recommend, remarks
+from lowbit.report.summary import CUT, VERDICTS, disagreements, hosts, left_out, recommend, remarks
 from lowbit.results import Entry, Results, Status, SweepRecord
 
 _MARKS = {Status.PASSED: "o", Status.INCONCLUSIVE: "D", Status.FAILED: "X", Status.ERROR: "X"}
@@ -58,7 +58,7 @@ def _section(detector: str, provider: str, entries: Sequence[Entry], folder: Pat
         # The sentence is Markdown for summary.md.
         "sentence": recommend(entries).replace("**", "").replace("`", ""),
         "entries": entries,
-        "remarks": [said.replace("`", "") for entry in entries for said in remarks(entry)],
+        "remarks": [said.replace("`", "") for said in (*(r for e in entries for r in remarks(e)), *left_out(entries))],
         "charts": [chart for chart in (_drops(entries), _pareto(entries), _layers(entries)) if chart],
         "sizes": _by_size(entries),
         "classes": _by_class(entries),

@@ -109,6 +109,7 @@ def _section(detector: str, provider: str, entries: Sequence[Entry]) -> list[str
             f"- Most of the arithmetic ran in float on this provider, though the file is quantized: {', '.join(in_name_only)}"
         )
     lines += [f"- {sentence}" for entry in entries for sentence in remarks(entry)]
+    lines += [f"- {sentence}" for sentence in left_out(entries)]
     return [*lines, ""] if lines[-1] else lines
 
 
@@ -119,6 +120,18 @@ def remarks(entry: Entry) -> list[str]:
     found += [_engine(entry, entry.engine)] if entry.engine else []
     config = entry.runtime.options.get("config", {}) if entry.runtime else {}
     return found + ([_precise(entry)] if config.get(PRECISE[0]) == PRECISE[1] else [])
+
+
+def left_out(entries: Sequence[Entry]) -> list[str]:
+    """A sentence on every rewrite that artifacts were built without, and why."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for entry in entries:
+        for one in (entry.artifact.left_out if entry.artifact else None) or ():
+            found.setdefault((one.rewrite, one.reason), []).append(f"`{escape(entry.scheme)}`")
+    return [
+        f"Left out of {', '.join(schemes)}: {escape(rewrite)} ({escape(reason.rstrip('.'))})"
+        for (rewrite, reason), schemes in found.items()
+    ]
 
 
 def _precise(entry: Entry) -> str:

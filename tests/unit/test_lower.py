@@ -14,7 +14,7 @@ from lowbit import graph, runtime
 from lowbit.data.letterbox import InputSpec, preprocess
 from lowbit.data.lists import load_calibration
 from lowbit.detector import heads
-from lowbit.errors import BuildError
+from lowbit.errors import UnavailableError
 from lowbit.measure.executed_kernels import kernels
 from lowbit.quantize import Job, lower
 from tests.unit import toys
@@ -119,7 +119,7 @@ def test_an_asymmetric_weight_is_refused(job: Job) -> None:
     assert job.start is not None
     path = job.start / "model.onnx"
     onnx.save(change(path, "w32_zero", lambda values: values + 100), str(path))
-    with pytest.raises(BuildError, match=r"level32/Conv is not the artifact's any more: it is no symmetric INT8"):
+    with pytest.raises(UnavailableError, match=r"level32/Conv is not the artifact's any more: it is no symmetric INT8"):
         lower.build(job)
 
 
@@ -133,10 +133,10 @@ def test_what_is_not_kept_is_found(job: Job) -> None:
     assert found["kept_sqnr_db"] > 100 and found["raw_head_sqnr_db"] > 20
     for name, said in (("b32_quantized", "the bias of /model.1/level32/Conv"), ("w32_quantized", "was not kept")):
         damaged = change(job.output, name, lambda values: values * 0.9)
-        with pytest.raises(BuildError, match=said):
+        with pytest.raises(UnavailableError, match=said):
             lower.prove(artifact, damaged, scales, images)
     wrong = scales | {"features": (scales["features"][0] * np.float32(1.01), scales["features"][1])}
-    with pytest.raises(BuildError, match="features is quantized otherwise"):
+    with pytest.raises(UnavailableError, match="features is quantized otherwise"):
         lower.prove(artifact, lowered, wrong, images)
 
 
@@ -156,5 +156,5 @@ def test_a_convolution_in_float_stays_so(job: Job) -> None:
 def test_an_artifact_without_scales_is_refused(job: Job) -> None:
     assert job.start is not None
     (job.start / "model.onnx").write_bytes(job.source.read_bytes())
-    with pytest.raises(BuildError, match="none of its quantized activations is a tensor of"):
+    with pytest.raises(UnavailableError, match="none of its quantized activations is a tensor of"):
         lower.build(job)

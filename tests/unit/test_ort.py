@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from lowbit.data.lists import load_calibration
 from lowbit.graph import layout
 from lowbit.measure import executed_kernels
 from lowbit.quantize import Job, ort
+from lowbit.quantize.offers import Offers
 from tests.unit import toys
 
 SIZE = toys.SIZE
@@ -108,6 +110,15 @@ def run(model: onnx.ModelProto, image: Values, *, optimized: bool = True) -> lis
     return [np.asarray(value) for value in session.run(None, {"images": image})]
 
 
+def build_one(job: Job, model: onnx.ModelProto, *, exclude: Sequence[str] = ()) -> onnx.ModelProto:
+    """Returns the float graph, its weights rounded, that the quantizers were placed in."""
+    offers = Offers()
+    floating = ort.prepared(job, model, offers)
+    ort.quantize(job, floating, "minmax", offers, exclude=exclude)
+    assert offers.left_out == []
+    return floating
+
+
 def images(job: Job) -> list[Values]:
     return list(job.calibration.batches(job.input))
 
@@ -138,13 +149,13 @@ def test_what_only_convolutions_in_float_feed(model: onnx.ModelProto) -> None:
 
 
 def test_with_all_convolutions_in_float_nothing_is_rounded(job: Job, model: onnx.ModelProto) -> None:
-    ort.quantize(job, copied(model), "minmax", exclude=[n.name for n in graph.weighted_convolutions(model)])
+    build_one(job, copied(model), exclude=[n.name for n in graph.weighted_convolutions(model)])
     assert not graph.activation_scales(graph.load(job.output))
     assert sqnr(job, model, graph.load(job.output)) > 100
 
 
 def test_what_is_built_and_that_it_sees_the_same(job: Job, model: onnx.ModelProto) -> None:
-    ort.quantize(job, copied(model), "minmax", exclude=graph.stem(model))
+    build_one(job, copied(model), exclude=graph.stem(model))
     quantized = graph.load(job.output)
     dtypes = {weight.node: weight.dtype for weight in graph.structure(quantized).weights}
     assert dtypes == {
@@ -172,7 +183,7 @@ def test_convolutions_that_share_a_bias_are_all_integer(job: Job, model: onnx.Mo
     wanted = run(model, images(job)[0])
     layout.own_parameters(model)
     assert all(np.array_equal(one, two) for one, two in zip(run(model, images(job)[0]), wanted, strict=True))
-    ort.quantize(job, copied(model), "minmax")
+    build_one(job, copied(model))
     options = runtime.SessionOptions()
     assert executed_kernels.kernels(job.output, options, images(job)[0]).int8_mac_fraction == 1
     assert sqnr(job, model, graph.load(job.output)) > 20
@@ -207,7 +218,7 @@ def test_a_range_without_negligible_values_stays() -> None:
 
 
 def test_what_silu_takes_saturates_only_where_nothing_comes_of_it(job: Job, model: onnx.ModelProto) -> None:
-    ort.quantize(job, model, "minmax")
+    model = build_one(job, model)
     scales = graph.activation_scales(graph.load(job.output))
     seen = [x for image in images(job) for x in _tensor(model, "/model.1.c", image).ravel()]
     scale, zero = scales["/model.1.c"]
@@ -219,10 +230,10 @@ def test_what_silu_takes_saturates_only_where_nothing_comes_of_it(job: Job, mode
 def test_finer_steps_before_silu_are_worth_something(
     job: Job, model: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ort.quantize(job, copied(model), "minmax")
+    build_one(job, copied(model))
     fine = sqnr(job, model, graph.load(job.output))
     monkeypatch.setattr(ort, "activated", lambda *_: {})
-    ort.quantize(job, copied(model), "minmax")
+    build_one(job, copied(model))
     assert fine > sqnr(job, model, graph.load(job.output)) + 1
 
 
@@ -238,7 +249,7 @@ def test_a_range_that_is_much_too_wide_is_not_shared(job: Job, model: onnx.Model
             tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) / 100, tensor.name))
         if tensor.name == "/model.1.b":
             tensor.CopyFrom(numpy_helper.from_array(np.zeros(8, np.float32), tensor.name))
-    ort.quantize(job, model, "minmax")
+    build_one(job, model)
     scales = graph.activation_scales(graph.load(job.output))
     assert float(scales["/model.1/act.m"][0]) < float(scales["joined"][0]) / ort._WIDEST
 
@@ -287,9 +298,9 @@ def test_other_ways_to_resize_are_left_alone(scales: list[float], options: dict[
 
 
 def test_the_layout_changes_no_bit(job: Job, model: onnx.ModelProto) -> None:
-    ort.place_quantizers(job, copied(model), "minmax")
+    ort.place_quantizers(job, ort.prepared(job, model, Offers()), "minmax")
     before = graph.load(job.output)
-    ort.lay_out(job.output)
+    ort.lay_out(job, Offers())
     after = graph.load(job.output)
     ops = [[node.op_type for node in m.graph.node[-6:]] for m in (before, after)]
     assert ops[0][-1] == "Gather" and ops[1][-1] == "DequantizeLinear"
@@ -307,8 +318,8 @@ def test_the_manifest_s_agreement_is_that_of_the_file_that_ships(
     path = toys.make_detector(tmp_path / "toy.onnx")
     quantize = ort.quantize
 
-    def blind(job: Job, model: onnx.ModelProto, method: str, **options: Any) -> dict[str, int]:
-        placed = quantize(job, model, method, **options)
+    def blind(job: Job, model: onnx.ModelProto, method: str, offers: Offers, **options: Any) -> dict[str, int]:
+        placed = quantize(job, model, method, offers, **options)
         if method == "entropy":
             shipped = onnx.load(str(job.output))
             for weight in shipped.graph.initializer:

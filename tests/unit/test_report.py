@@ -25,6 +25,7 @@ from lowbit.results import (
     CrossCheck,
     EngineRecord,
     Entry,
+    LeftOut,
     RankedLayer,
     Results,
     RuntimeRecord,
@@ -149,6 +150,18 @@ def test_a_second_tool_is_put_beside_the_first(tmp_path: Path) -> None:
     assert f"- `int8-nncf` beside `int8-modelopt-entropy`: {said} `a&lt;b`, `c`" in summary.markdown(
         Results(schema=SCHEMA, run_id="r1", started="now", environment=ENVIRONMENT, entries=[one])
     )
+
+
+def test_what_an_artifact_was_built_without_is_said_once(tmp_path: Path) -> None:
+    left = [LeftOut(rewrite="lean decode tail", reason="differs on image 1.")]
+    record = ArtifactRecord(path="m.onnx", sha256="a" * 64, bytes=1, left_out=left)
+    names = ("int8-ort-minmax", "int8-ort-entropy")
+    entries = [measured(name, 0.001).model_copy(update={"artifact": record}) for name in names]
+    text = page(tmp_path, *entries)
+    checked(text)
+    assert text.count("Left out of int8-ort-minmax, int8-ort-entropy: lean decode tail (differs on image 1)") == 1
+    run = Results(schema=SCHEMA, run_id="r1", started="now", environment=ENVIRONMENT, entries=entries)
+    assert summary.markdown(run).count("- Left out of `int8-ort-minmax`, `int8-ort-entropy`: lean decode tail (") == 1
 
 
 def test_kernels_kept_from_saturating_are_said_with_what_they_cost(tmp_path: Path) -> None:

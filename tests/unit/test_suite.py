@@ -89,6 +89,7 @@ def test_a_gate_passes_and_says_all_of_it(toy: Toy) -> None:
     assert quantized.images == 6
     assert quantized.artifact is not None
     assert quantized.artifact.quantized_fraction > 0.99  # all but the first convolution
+    assert [left.rewrite for left in quantized.artifact.left_out] == ["lean decode tail"]
     assert quantized.latency is not None
     assert quantized.latency.p50 <= quantized.latency.p99
     assert quantized.latency.speedup_ci is not None
@@ -96,6 +97,7 @@ def test_a_gate_passes_and_says_all_of_it(toy: Toy) -> None:
     assert quantized.latency.batched is not None and quantized.latency.batched["batch"] == 8
     summary = (toy.folder / "runs" / "latest" / "summary.md").read_text()
     assert "| int8-ort-minmax | 1.0000 |" in summary
+    assert "- Left out of `int8-ort-minmax`: lean decode tail (" in summary
     assert "Ship" in summary or "loses least" in summary
     assert (toy.folder / "step.md").read_text() == summary
     folder = toy.folder / "runs" / "latest"
