@@ -62,10 +62,38 @@ def canonical(path: Path, sides: tuple[int, int] | None = None) -> Canonical:
         name_nodes(model),
     ]
     pixels, laid_out = _image_input(path, model)
+    changes += [laid_out]
+    given = inputs(model)
+    batch = shape_of(given[0])[0] if len(given) == 1 and shape_of(given[0]) else 1
+    if batch < 2:
+        return _fitted(path, original, model, sides, pixels, changes)
+    _deployed_sides(path, model, sides)
+    changes += [f"its batch of {batch} made one image"]
+    for form in _for_one_image(model, batch):
+        try:
+            return _fitted(path, original, form, sides, pixels, changes)
+        except InputError:  # what can't be proved is not applied
+            continue
+    raise InputError(
+        f"{path}: was exported for a batch of {batch} and does not compute one image alone. Export it with a batch of 1, "
+        "or a dynamic one."
+    )
+
+
+def _fitted(
+    path: Path,
+    original: onnx.ModelProto,
+    model: onnx.ModelProto,
+    sides: tuple[int, int] | None,
+    pixels: bool,
+    changes: Sequence[str],
+) -> Canonical:
+    """The rest of :func:`canonical`: from open dimensions on, to the proof."""
+    import onnx
+
     fitted = fixed(path, model, sides)
-    changes += [laid_out, "its open dimensions fixed" if fitted is not model else ""]
     _settle_outputs(path, fitted)
-    done = tuple(change for change in changes if change)
+    done = tuple(change for change in (*changes, "its open dimensions fixed" if fitted is not model else "") if change)
     if not _runs(fitted):
         return Canonical(fitted, pixels, done)
     folded = onnx.ModelProto()
@@ -292,21 +320,11 @@ def fixed(path: Path, model: onnx.ModelProto, sides: tuple[int, int] | None = No
     shape = shape_of(given[0]) if len(given) == 1 else ()
     if len(shape) != 4:
         return model  # the recognition of its head says what is wrong with it
-    if sides and any(own not in (0, asked) for own, asked in zip(shape[2:], sides, strict=True)):
-        raise InputError(
-            f"{path}: its input is {shape[2]} x {shape[3]} pixels (height x width), and {sides[0]} x {sides[1]} was asked "
-            "for. Say its own."
-        )
-    if shape[0] == 1 and 0 not in shape[2:]:
-        return model
-    wanted = sides or _exported_at(path, model)
-    if 0 in shape[2:] and wanted is None:
-        raise InputError(
-            f"{path}: its input has dynamic sides. Say which size is deployed, for example --image-size 640."
-        )
     import onnx
 
-    height, width = (own or (wanted or (0, 0))[axis] for axis, own in enumerate(shape[2:]))
+    height, width = _deployed_sides(path, model, sides)
+    if shape[0] == 1 and 0 not in shape[2:]:
+        return model
     copied = onnx.ModelProto()
     copied.CopyFrom(model)
     _set_shape(inputs(copied)[0], (1, shape[1], height, width))
@@ -314,6 +332,57 @@ def fixed(path: Path, model: onnx.ModelProto, sides: tuple[int, int] | None = No
         output.type.tensor_type.ClearField("shape")
     del copied.graph.value_info[:]
     return _slimmed(copied)
+
+
+def _deployed_sides(path: Path, model: onnx.ModelProto, sides: tuple[int, int] | None) -> tuple[int, int]:
+    """Height and width: the file's own, or what :func:`fixed` has for open ones, with its errors."""
+    own = shape_of(inputs(model)[0])[2:]
+    if sides and any(side not in (0, asked) for side, asked in zip(own, sides, strict=True)):
+        raise InputError(
+            f"{path}: its input is {own[0]} x {own[1]} pixels (height x width), and {sides[0]} x {sides[1]} was asked "
+            "for. Say its own."
+        )
+    wanted = own if 0 not in own else sides or _exported_at(path, model)
+    if wanted is None:
+        raise InputError(
+            f"{path}: its input has dynamic sides. Say which size is deployed, for example --image-size 640."
+        )
+    return own[0] or wanted[0], own[1] or wanted[1]
+
+
+# Whose second input is a shape, or how often to repeat each axis.
+_SHAPED = frozenset({"Reshape", "Expand", "Tile"})
+
+
+def _for_one_image(model: onnx.ModelProto, batch: int) -> Iterator[onnx.ModelProto]:
+    """Forms of a graph that was exported for ``batch`` images, of which one may compute one image alone: with the batch taken
+    out of stored shapes that begin with it or with a multiple, and out of stored indices; at last as it is."""
+    import onnx
+    from onnx import numpy_helper
+
+    shapes = {node.input[1] for node in model.graph.node if node.op_type in _SHAPED and len(node.input) > 1}
+    for multiples, indices in ((True, True), (True, False), (False, True), (False, False)):
+        copied = onnx.ModelProto()
+        copied.CopyFrom(model)
+        changed = False
+        for tensor in copied.graph.initializer:
+            if tensor.data_type not in (onnx.TensorProto.INT64, onnx.TensorProto.INT32) or not tensor.dims:
+                continue
+            values = numpy_helper.to_array(tensor)
+            if tensor.name in shapes:
+                first = int(values[0])
+                if first != batch and not (multiples and first > 0 and first % batch == 0):
+                    continue
+                one = np.array([first // batch, *values[1:]], values.dtype)
+            elif indices and values.ndim > 1 and len(values) == batch:
+                one = np.ascontiguousarray(values[:1])
+            else:
+                continue
+            tensor.CopyFrom(numpy_helper.from_array(one, tensor.name))
+            changed = True
+        if changed:
+            yield copied
+    yield model
 
 
 def _exported_at(path: Path, model: onnx.ModelProto) -> tuple[int, int] | None:

@@ -70,10 +70,10 @@ def blank(value: onnx.ValueInfoProto) -> NDArray[np.generic]:
     return np.zeros(shape_of(value), kind)
 
 
-def noise(value: onnx.ValueInfoProto) -> NDArray[np.generic]:
+def noise(value: onnx.ValueInfoProto, seed: int = 0) -> NDArray[np.generic]:
     """Seeded noise, uniform in [0, 1] or over all values of an integer type, in the input's own type and shape."""
     black = blank(value)
-    drawn = np.random.default_rng(0).random(black.shape)
+    drawn = np.random.default_rng(seed).random(black.shape)
     return (drawn * 255).astype(black.dtype) if black.dtype.kind in "iu" else drawn.astype(black.dtype)
 
 

@@ -325,16 +325,61 @@ def batch_of_four(model: onnx.ModelProto, path: Path) -> None:
     save(model, path)
 
 
-@refused("was exported for a batch of 4")
+@right
 def batch_in_the_graph(model: onnx.ModelProto, path: Path) -> None:
     """A batch of four that a Reshape writes down."""
     _set_batch(model, 4)
     save(model, path)
 
 
+@right
+def batch_in_rows(model: onnx.ModelProto, path: Path) -> None:
+    """Rows of all images one after the other, as attention over areas has them, and apart again."""
+    _after_output(model, "Reshape", numpy_helper.from_array(np.array([4 * 66, -1]), "rows"))
+    _after_output(model, "Reshape", numpy_helper.from_array(np.array([4, 66, -1]), "apart"))
+    _set_batch(model, 4)
+    save(model, path)
+
+
+@right
+def batch_among_the_indices(model: onnx.ModelProto, path: Path) -> None:
+    """As the choice of the best boxes picks them image by image."""
+    _after_output(model, "GatherND", numpy_helper.from_array(np.arange(4)[:, None], "of_each_image"))
+    _set_batch(model, 4)
+    save(model, path)
+
+
+@refused("was exported for a batch of 4 and does not compute one image alone")
+def batch_that_mixes_images(model: onnx.ModelProto, path: Path) -> None:
+    """Every image gets the highest value that any has: four copies of one image do not tell."""
+    output = model.graph.output[0].name
+    _after_output(model, "Max")
+    model.graph.node.insert(
+        len(model.graph.node) - 1,
+        helper.make_node("ReduceMax", [model.graph.node[-1].input[0]], ["highest"], "highest", axes=[0]),
+    )
+    model.graph.node[-1].input.append("highest")
+    assert model.graph.node[-1].output[0] == output
+    _set_batch(model, 0)
+    save(model, path)
+
+
+def _after_output(model: onnx.ModelProto, op: str, *more: onnx.TensorProto) -> None:
+    """A node between the output, which keeps its name, and what gave it."""
+    output = model.graph.output[0].name
+    before = f"{output}/before/{len(model.graph.node)}"
+    for node in model.graph.node:
+        for place, name in enumerate(node.output):
+            if name == output:
+                node.output[place] = before
+    model.graph.initializer.extend(more)
+    node = helper.make_node(op, [before, *(tensor.name for tensor in more)], [output], f"last/{len(model.graph.node)}")
+    model.graph.node.append(node)
+
+
 def _set_batch(model: onnx.ModelProto, in_reshapes: int) -> None:
     for tensor in model.graph.initializer:
-        if tensor.data_type == TensorProto.INT64 and tensor.dims and numpy_helper.to_array(tensor)[0] == 1:
+        if tensor.name == "flat":
             values = numpy_helper.to_array(tensor).copy()
             values[0] = in_reshapes
             tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
