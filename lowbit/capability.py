@@ -16,12 +16,12 @@ def missing(scheme: Scheme, runtime: Runtime) -> str | None:
 
 def form(scheme: Scheme) -> Form:
     """What a scheme's artifact asks of a runtime."""
-    return Form(scheme.precision, scheme.weight_bits, scheme.activation_bits, tool(scheme.tool).SYMMETRIC)
+    return Form(scheme.precision, scheme.weight_bits, scheme.activation_bits, tool(scheme.tool).promises.symmetric)
 
 
 def _unmet_need(scheme: Scheme) -> str | None:
     for origin in origins(scheme):
-        for module, package in tool(origin.tool).NEEDS.items():
+        for module, package in tool(origin.tool).needs.items():
             if importlib.util.find_spec(module) is None:
                 return (
                     f"the tool {origin.tool} needs {package}, which is not installed "

@@ -39,7 +39,7 @@ from lowbit.measure.metrics import (
 from lowbit.measure.parity import IMAGES, Parity, check_parity
 from lowbit.measure.predict import predict
 from lowbit.progress import Progress, Step
-from lowbit.quantize import TORCH_TOOLS
+from lowbit.quantize import tool
 from lowbit.runtime import Kernels, Runtime, Session
 from lowbit.schemes import CATALOGUE, Scheme, origins
 from lowbit.schemes import find as find_scheme
@@ -183,9 +183,9 @@ class Evaluation:
             return str(error)
         if scored and detector.seed is not None:
             return f"{detector.name} has random weights: it is there for timings, and its accuracy means nothing"
-        torch_tools = TORCH_TOOLS.intersection(scheme.tool for scheme in origins(case.scheme))
-        if torch_tools and detector.onnx is not None:
-            return f"{next(iter(torch_tools))} quantizes a torch module, and {detector.name} is an ONNX file"
+        on_torch = [one.tool for one in origins(case.scheme) if one.quantized and tool(one.tool).takes_checkpoint]
+        if on_torch and detector.onnx is not None:
+            return f"{on_torch[0]} quantizes a torch module, and {detector.name} is an ONNX file"
         return None
 
     def _detector(self, name: str) -> Detector:
@@ -227,12 +227,12 @@ class Evaluation:
     def request(self, name: str, scheme: Scheme) -> BuildRequest:
         """What the store is asked for: everything that shapes the artifact of a scheme on a detector."""
         detector = self.detector(name)
-        if scheme.tool == "export":
+        if scheme == CATALOGUE["fp32"]:
             return export_request(detector)
         self.check_detector(name)
         calibration, start = self.calibration(name), scheme.settings.get("start")
         origin = self.artifact(name, find_scheme(start)) if start else None
-        if scheme.tool in TORCH_TOOLS:
+        if tool(scheme.tool).takes_checkpoint:
             training, labels = self._training_of(name, scheme), None
             if training and scheme.settings["recovery"].get("labels"):
                 labels = self._labels(name, scheme, training.source)

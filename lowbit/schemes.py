@@ -8,25 +8,24 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
+from lowbit import plugins
 from lowbit.errors import InputError
 
-_GRAMMAR = re.compile(
-    r"(?:fp32|fp16|int8|fp8|w\d+a\d+|mixed)(?:-(?:lean|modelopt|ort|native|brevitas|inc|nncf)(?:-[a-z0-9.]+)*)?",
-    re.ASCII,
-)
+_GRAMMAR = re.compile(r"(?:fp32|fp16|int8|fp8|w\d+a\d+|mixed)(?:-[a-z][a-z0-9]*(?:-[a-z0-9.]+)*)?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
 class Scheme:
     """One way to make an artifact.
 
-    ``tool`` names a module of :mod:`lowbit.quantize`; ``settings`` are that tool's options (JSON-able) and enter the
+    ``tool`` names a module of :mod:`lowbit.quantize`, or a tool that another package brings; ``settings`` are that tool's options (JSON-able) and enter the
     artifact's key; ``precision`` decides thresholds and capability; ``summary`` is one line for tables.
     """
 
@@ -243,8 +242,31 @@ CATALOGUE = _catalogue(
 )
 
 
+@functools.cache
+def catalogue() -> Mapping[str, Scheme]:
+    """Every scheme by its id: lowbit's own, then what the tools of other packages bring as ``SCHEMES``.
+
+    Raises :class:`InputError` for a package that can't be imported and for a scheme that does not say its tool, or takes
+    another one's id.
+    """
+    found = dict(CATALOGUE)
+    for name, module in plugins.modules().items():
+        for scheme in getattr(plugins.load(name), "SCHEMES", ()):
+            said = f"{module}: its scheme {getattr(scheme, 'id', scheme)!r}"
+            if not isinstance(scheme, Scheme):
+                raise InputError(f"{said} is no lowbit.schemes.Scheme.")
+            if scheme.tool != name or scheme.id.split("-")[1:2] != [name]:
+                raise InputError(
+                    f"{said} of the tool {scheme.tool!r} has to be <precision>-{name}... of the tool {name!r}."
+                )
+            if scheme.id in found:
+                raise InputError(f"{said} is there already. Give it another id.")
+            found[scheme.id] = scheme
+    return MappingProxyType(found)
+
+
 def find(scheme_id: str) -> Scheme:
-    """The scheme of an id: one of the catalogue, or ``mixed-<tool>-d<points>`` and ``mixed-brevitas-b<bits>`` with any
+    """The scheme of an id: one of :func:`catalogue`, or ``mixed-<tool>-d<points>`` and ``mixed-brevitas-b<bits>`` with any
     number, which has one id however it is written: ``d1.0`` for ``d1.00``. Raises :class:`InputError` that names the
     nearest ids."""
     if scheme_id in CATALOGUE:
@@ -255,7 +277,9 @@ def find(scheme_id: str) -> Scheme:
             tool, kind, number = family.groups()
             found = _within(tool, kind, str(float(number)))
             return CATALOGUE.get(found.id, found)
-    near = difflib.get_close_matches(scheme_id, CATALOGUE, n=3, cutoff=0.4) or list(CATALOGUE)
+    if scheme_id in catalogue():
+        return catalogue()[scheme_id]
+    near = difflib.get_close_matches(scheme_id, catalogue(), n=3, cutoff=0.4) or list(catalogue())
     raise InputError(f"there is no scheme {scheme_id!r}. Nearest: {', '.join(near)}.") from None
 
 

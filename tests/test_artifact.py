@@ -12,7 +12,7 @@ from lowbit.artifact import Artifact
 from lowbit.evaluate import Case
 from lowbit.graph import Structure, layout, qcdq
 from lowbit.measure import comparison
-from lowbit.quantize import portable
+from lowbit.quantize import portable, tool
 from lowbit.quantize.mixed import SETTINGS
 from lowbit.schemes import CATALOGUE, origins
 from lowbit_pytest.recording import Record, describe_artifact
@@ -40,8 +40,8 @@ def test_weights_are_stored_as_the_scheme_says(case: Case, quantized: Structure)
     assert low, "no convolution is quantized"
     if case.scheme.precision == "fp8":
         allowed, axis = {"FLOAT8E4M3FN"}, 0
-    elif case.scheme.tool == "native":
-        allowed, axis = {"INT4", "INT8", "FLOAT8E4M3FN"}, 0
+    elif weights := tool(case.scheme.tool).promises.weights:
+        allowed, axis = weights, 0
     else:
         allowed = {"INT8"} if case.scheme.weight_bits == 8 else {"INT4", "INT8"} if mixed(case) else {"INT4"}
         axis = None if case.scheme.settings.get("scales") == "tensor" else 0
@@ -85,13 +85,9 @@ def test_convolutions_are_quantized(case: Case, artifact: Artifact, quantized: S
 
 def test_activation_dtype(case: Case, quantized: Structure) -> None:
     """ONNX Runtime's CPU kernels want unsigned activations, TensorRT wants signed symmetric ones."""
-    if case.scheme.tool == "nncf":  # unsigned where nothing is negative
-        assert set(quantized.input_dtypes) <= {"INT8", "UINT8"}
-        return
-    expected = ("INT8",) if case.scheme.tool == "modelopt" else ("UINT8",)
-    if case.scheme.precision == "fp8":
-        expected = ("FLOAT8E4M3FN",)
-    assert quantized.input_dtypes == (expected if case.scheme.activation_bits == 8 else ())
+    found = set(quantized.input_dtypes)
+    allowed = {"FLOAT8E4M3FN"} if case.scheme.precision == "fp8" else tool(case.scheme.tool).promises.activations
+    assert (bool(found) and found <= allowed) if case.scheme.activation_bits == 8 else not found
 
 
 def test_four_bits_take_half_the_bytes(case: Case, artifact: Artifact, quantized: Structure) -> None:
@@ -117,7 +113,7 @@ def test_int4_computes_what_its_int8_form_does(case: Case, artifact: Artifact, w
 
 def test_graph_computes_what_torch_does(case: Case, artifact: Artifact) -> None:
     """The build compared the graph with the fake-quantized module; what it found is in the manifest."""
-    if case.scheme.tool != "brevitas":
+    if not tool(case.scheme.tool).promises.torch_parity:
         pytest.skip("the tool does not quantize a torch module")
     parity = artifact.manifest["torch_parity"]
     assert parity["sqnr_db"] >= (15 if case.scheme.activation_bits == 8 else 60), parity
@@ -125,7 +121,7 @@ def test_graph_computes_what_torch_does(case: Case, artifact: Artifact) -> None:
 
 def test_lowering_keeps_every_scale(case: Case, artifact: Artifact, workbench: Workbench) -> None:
     """From the two files; that nothing else of the raw head changed is the build's proof, whose figures are asked for."""
-    if case.scheme.tool != "lower":
+    if not tool(case.scheme.tool).promises.keeps_scales:
         pytest.skip("the scheme is not another one's artifact, laid out anew")
     start = graph.load(workbench.artifact(case.detector, origins(case.scheme)[1]).path)
     lowered = graph.load(artifact.path)
@@ -149,12 +145,12 @@ def test_only_expected_ops_are_quantized(
     """The CPU layout keeps activation functions and joins in integers; no scheme touches what selects detections."""
     selecting = {"TopK", "GatherElements", "ReduceMax", "ArgMax", "Mod"} & quantized.ops.keys()
     assert not selecting, f"ops that select detections are quantized: {selecting}"
-    if case.scheme.tool == "ort":
+    if integer_ops := tool(case.scheme.tool).promises.integer_ops:
         source = graph.load(workbench.artifact(case.detector, CATALOGUE["fp32"]).path)
         floating = set(graph.decode_tail(source))
         floating |= set(graph.downstream(source, artifact.manifest["float_convolutions"]))
         there = {node.op_type for node in source.graph.node if node.name not in floating}
-        assert {"Conv", "Sigmoid", "Mul", "Concat", "MaxPool"} & there <= quantized.ops.keys()
+        assert integer_ops & there <= quantized.ops.keys()
 
 
 def test_decode_tail_is_float(quantized: Structure) -> None:

@@ -14,7 +14,7 @@ from lowbit.artifact import Artifact
 from lowbit.evaluate import Case, Evidence
 from lowbit.measure.latency import interleave
 from lowbit.measure.metrics import drop_interval
-from lowbit.quantize import CROSSCHECK_TOOLS
+from lowbit.quantize import tool
 from lowbit.results import CrossCheck
 from lowbit.schemes import find
 from lowbit.sensitivity import fake_quant, layermap, layerwise
@@ -30,7 +30,7 @@ def test_beside_modelopt(
     case: Case, artifact: Artifact, evidence: Evidence, workbench: Workbench, record: Record
 ) -> None:
     """Two tools that quantize the same convolutions to 8 bits agree on which of them suffer, and nearly on AP."""
-    if case.scheme.tool not in CROSSCHECK_TOOLS:
+    if not tool(case.scheme.tool).crosscheck:
         pytest.skip("is no second opinion")
     other = dataclasses.replace(case, scheme=find(BESIDE))
     reason = workbench.skip_reason(other, timed=False, scored=True)
@@ -40,8 +40,8 @@ def test_beside_modelopt(
     images = len(workbench.truth(case.detector).images)
     detector = workbench.detector(case.detector)
     source = workbench.artifact(case.detector, find("fp32")).path
-    images = workbench.calibration(case.detector).paths[:IMAGES]
-    floating = fake_quant.FloatGraph(source, detector.head, detector.input, images)
+    shown = workbench.calibration(case.detector).paths[:IMAGES]
+    floating = fake_quant.FloatGraph(source, detector.head, detector.input, shown)
     rankings = []
     for one in (artifact, workbench.artifact(case.detector, other.scheme)):
         costs = layerwise.sqnr_of_artifact(floating, graph.load(one.path), progress=workbench.progress)

@@ -146,7 +146,7 @@ def doctor() -> str:
     from lowbit import capability, host
     from lowbit.results import environment
     from lowbit.runtime import runtimes
-    from lowbit.schemes import CATALOGUE
+    from lowbit.schemes import catalogue
 
     machine = environment()
     processor, gpu = host.processor(), host.gpu()
@@ -156,7 +156,7 @@ def doctor() -> str:
     lines += [f"{name}: {found or 'not installed'}" for name, found in machine["packages"].items()]
     reasons: dict[str, None] = {}
     rows = []
-    for scheme in CATALOGUE.values():
+    for scheme in catalogue().values():
         rows.append([scheme.id])
         for runtime in runtimes().values():
             reason = capability.missing(scheme, runtime)
@@ -195,9 +195,9 @@ def _int8_kernels(processor: Processor) -> str:
 
 def schemes_table() -> str:
     """The catalogue as a Markdown table."""
-    from lowbit.schemes import CATALOGUE
+    from lowbit.schemes import catalogue
 
-    rows = [(f"`{scheme.id}`", scheme.tool, scheme.summary) for scheme in CATALOGUE.values()]
+    rows = [(f"`{scheme.id}`", scheme.tool, scheme.summary) for scheme in catalogue().values()]
     return "\n".join(table(("scheme", "tool", "what it is"), "lll", rows))
 
 

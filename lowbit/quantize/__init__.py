@@ -1,32 +1,26 @@
-"""One module a tool, each with one ``build(job)``, and with what others ask of it: ``PACKAGES`` (what shapes its output
-though it is not imported here, because a package that is imported here uses it), ``NEEDS`` (the modules that it imports
-beyond lowbit's own, each with what to give to pip) and ``SYMMETRIC`` (whether every zero point of its artifacts is 0).
+"""One module a tool, each with its :class:`Tool`, ``TOOL``. Other packages bring theirs by an entry point
+(:mod:`lowbit.plugins`).
 
-A tool gets the detector's FP32 ONNX, or, if it is one of :data:`TORCH_TOOLS`, its checkpoint.
-
-``build`` writes ``job.output`` and returns what the manifest should know beyond the settings. It runs in a process of
-its own (``python -m lowbit.quantize FOLDER``); it may print, crash and take memory as it likes.
+A build runs in a process of its own (``python -m lowbit.quantize FOLDER``); it may print, crash and take memory as it likes.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+import importlib.util
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lowbit import plugins
 from lowbit.data.letterbox import InputSpec
 from lowbit.data.lists import CalibrationSet
+from lowbit.errors import InputError
 from lowbit.progress import Progress, Step
-
-# Tools that quantize the torch module: their request names the detector, and they may learn from training images.
-TORCH_TOOLS = frozenset({"brevitas"})
-# Optional extras: second opinions, put beside ModelOpt's.
-CROSSCHECK_TOOLS = frozenset({"nncf", "inc"})
 
 
 @dataclass(frozen=True)
@@ -53,6 +47,44 @@ class Job:
     training_classes: tuple[int, ...] = ()
     start: Path | None = None
     trust: bool = False
+
+
+@dataclass(frozen=True)
+class Promises:
+    """What a tool's artifacts hold. The suite's tests of structure hold them to it.
+
+    ``symmetric``: every zero point is 0, so that runtimes which take no others can execute them. ``activations``: ONNX
+    dtypes that quantized inputs of convolutions may have. ``weights``: dtypes of quantized weights, where they are not the
+    one that the scheme's bits say. ``integer_ops``: what is quantized wherever it feeds no node kept in float.
+    ``torch_parity``: the manifest's field of that name compares the graph with the quantized torch module.
+    ``keeps_scales``: every scale of the artifact that it starts from is kept.
+    """
+
+    symmetric: bool
+    activations: frozenset[str] = frozenset({"INT8", "UINT8"})
+    weights: frozenset[str] | None = None
+    integer_ops: frozenset[str] = frozenset()
+    torch_parity: bool = False
+    keeps_scales: bool = False
+
+
+@dataclass(frozen=True)
+class Tool:
+    """What makes artifacts.
+
+    ``build`` writes ``job.output`` and returns what the manifest should know beyond the settings (JSON-able).
+    ``takes_checkpoint``: it quantizes the detector's torch module, not its FP32 ONNX, and may learn from training images.
+    ``needs``: modules that it imports beyond lowbit's own, each with what to give to pip. ``packages``: distributions that
+    shape its output though it does not import them, because one that it imports uses them. ``crosscheck``: it is there for
+    a second opinion, put beside ModelOpt's.
+    """
+
+    build: Callable[[Job], dict[str, Any]]
+    promises: Promises
+    takes_checkpoint: bool = False
+    needs: Mapping[str, str] = field(default_factory=dict)
+    packages: tuple[str, ...] = ()
+    crosscheck: bool = False
 
 
 class CalibrationReader:
@@ -92,14 +124,27 @@ class CalibrationReader:
         self.set_range(0, len(self))
 
 
-def tool(name: str) -> Any:
-    """The module of a tool: one of this package, or anybody's by its dotted name.
+def tool(name: str) -> Tool:
+    """A tool by its name, or by the dotted name of its module.
 
-    Raises ``ImportError`` for an unknown tool or one whose packages are missing.
+    Raises :class:`InputError` for an unknown tool and for a module without one.
     """
-    return importlib.import_module(module_of(name))
+    known = module_of(name)
+    module = plugins.load(name) if name in plugins.modules() else importlib.import_module(known)
+    found = getattr(module, "TOOL", None)
+    if not isinstance(found, Tool):
+        raise InputError(f"{module.__name__}: has no TOOL, a lowbit.quantize.Tool (docs/extending.md).")
+    return found
 
 
 def module_of(name: str) -> str:
-    """The name of a tool's module."""
-    return name if "." in name else f"{__name__}.{name}"
+    """The name of a tool's module. Raises :class:`InputError` for an unknown tool, and for a name that is taken."""
+    if "." in name:
+        return name
+    own = f"{__name__}.{name}"
+    found = [module for module in (importlib.util.find_spec(own) and own, plugins.modules().get(name)) if module]
+    if not found:
+        raise InputError(f"there is no tool {name!r}. Is the package that brings it installed?")
+    if len(found) > 1:
+        raise InputError(f"{found[1]}: its tool is named {name!r}, as a module of lowbit's. Give it another name.")
+    return found[0]

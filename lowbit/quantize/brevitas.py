@@ -27,15 +27,13 @@ from lowbit.detector import rebuild
 from lowbit.detector.head import Head
 from lowbit.errors import BuildError
 from lowbit.progress import Step
-from lowbit.quantize import Job
+from lowbit.quantize import Job, Promises, Tool
 
-PACKAGES: tuple[str, ...] = ("onnxoptimizer",)
-NEEDS: dict[str, str] = {
+_NEEDS = {
     "brevitas": "brevitas",
     "onnxoptimizer": "onnxoptimizer",
     "lightning_fabric": "lightning-fabric",
 }
-SYMMETRIC = False
 # The rest of the calibration images changes percentiles little and costs seconds each in float.
 _RANGE_IMAGES = 32
 _PARITY_IMAGES = 2
@@ -138,3 +136,12 @@ def _labels(annotations: Path, category_ids: tuple[int, ...]) -> dict[Path, Any]
 
     objects = load_data(annotations).with_classes(category_ids).objects_as_displayed()
     return {path: Labels(boxes, classes) for path, (boxes, classes) in objects.items()}
+
+
+TOOL = Tool(
+    build,
+    Promises(symmetric=False, activations=frozenset({"UINT8"}), torch_parity=True),
+    takes_checkpoint=True,
+    needs=_NEEDS,
+    packages=("onnxoptimizer",),
+)

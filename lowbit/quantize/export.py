@@ -6,11 +6,7 @@ from typing import Any
 
 from lowbit.detector import rebuild
 from lowbit.progress import Step
-from lowbit.quantize import Job
-
-PACKAGES: tuple[str, ...] = ()
-NEEDS: dict[str, str] = {"ultralytics": "ultralytics"}
-SYMMETRIC = True
+from lowbit.quantize import Job, Promises, Tool
 
 
 def build(job: Job) -> dict[str, Any]:
@@ -19,3 +15,6 @@ def build(job: Job) -> dict[str, Any]:
     job.progress(Step("exporting"))
     detector.export(job.output)
     return {}
+
+
+TOOL = Tool(build, Promises(symmetric=True), takes_checkpoint=True, needs={"ultralytics": "ultralytics"})

@@ -9,11 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from lowbit import graph
-from lowbit.quantize import Job
-
-PACKAGES: tuple[str, ...] = ()
-NEEDS: dict[str, str] = {}
-SYMMETRIC = True
+from lowbit.quantize import Job, Promises, Tool
 
 
 def build(job: Job) -> dict[str, Any]:
@@ -36,3 +32,6 @@ def build(job: Job) -> dict[str, Any]:
     OnnxModel.graph_topological_sort(converted.graph)
     onnx.save(converted, str(job.output))
     return {"excluded_nodes": len(tail)}
+
+
+TOOL = Tool(build, Promises(symmetric=True))

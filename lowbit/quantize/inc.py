@@ -10,16 +10,14 @@ import shutil
 from typing import Any
 
 from lowbit import graph
-from lowbit.quantize import CalibrationReader, Job
+from lowbit.quantize import CalibrationReader, Job, Promises, Tool
 
-PACKAGES: tuple[str, ...] = ()
-NEEDS: dict[str, str] = {
+_NEEDS = {
     # Its metadata still ask for numpy 1; it runs with 2.
     "onnx_neural_compressor": "--no-deps onnx-neural-compressor",
     "prettytable": "prettytable",
     "transformers": "transformers",
 }
-SYMMETRIC = False
 
 
 def build(job: Job) -> dict[str, Any]:
@@ -58,3 +56,6 @@ def _rename(job: Job, names: set[str]) -> None:
         if node.name.removesuffix("_quant") in names:
             node.name = node.name.removesuffix("_quant")
     onnx.save(quantized, str(job.output))
+
+
+TOOL = Tool(build, Promises(symmetric=False, activations=frozenset({"UINT8"})), needs=_NEEDS, crosscheck=True)

@@ -6,12 +6,8 @@ from typing import Any
 
 from lowbit import graph
 from lowbit.errors import UnavailableError
-from lowbit.quantize import Job, decode_tail
+from lowbit.quantize import Job, Promises, Tool, decode_tail
 from lowbit.quantize.offers import Offers
-
-PACKAGES: tuple[str, ...] = ()
-NEEDS: dict[str, str] = {}
-SYMMETRIC = True
 
 
 def build(job: Job) -> dict[str, Any]:
@@ -28,3 +24,6 @@ def build(job: Job) -> dict[str, Any]:
         raise UnavailableError(f"{decode_tail.NAME}: {offers.left_out[0]['reason']}")
     onnx.save(lean, str(job.output))
     return {"detections_compared": offers.proved[decode_tail.NAME]}
+
+
+TOOL = Tool(build, Promises(symmetric=True))

@@ -28,16 +28,13 @@ from lowbit.artifact import MODEL
 from lowbit.errors import UnavailableError
 from lowbit.graph import layout
 from lowbit.measure import comparison
-from lowbit.quantize import Job, ort, portable
+from lowbit.quantize import Job, Promises, Tool, ort, portable
 from lowbit.quantize.offers import FLOAT, SLACK, Offers, sqnr
 from lowbit.runtime import SessionOptions
 
 if TYPE_CHECKING:
     import onnx
 
-PACKAGES = ort.PACKAGES
-NEEDS: dict[str, str] = {}
-SYMMETRIC = False
 # What is added costs a rounding each: 7 to 15 dB were seen, and a wrong scale ends below 0.
 MIN_SQNR = 0.0
 _MILLIONTH = 1e-6
@@ -254,3 +251,6 @@ def _quantized_inputs(model: onnx.ModelProto) -> list[tuple[onnx.NodeProto, int,
             if source and source in made:
                 found.append((node, position, source))
     return found
+
+
+TOOL = Tool(build, Promises(symmetric=False, activations=frozenset({"UINT8"}), keeps_scales=True))

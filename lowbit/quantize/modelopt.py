@@ -12,13 +12,10 @@ from typing import Any
 
 from lowbit import graph
 from lowbit.detector import heads
-from lowbit.quantize import CalibrationReader, Job
+from lowbit.quantize import CalibrationReader, Job, Promises, Tool
 from lowbit.sensitivity import fake_quant, layerwise
 
 _SENSITIVITY_IMAGES = 8
-PACKAGES: tuple[str, ...] = ("onnx-graphsurgeon", "onnxconverter-common")
-NEEDS: dict[str, str] = {"modelopt": "nvidia-modelopt"}
-SYMMETRIC = True
 
 
 def build(job: Job) -> dict[str, Any]:
@@ -63,3 +60,11 @@ def _sensitivity(job: Job) -> dict[str, float]:
     head = heads.recognise(job.source, graph.load(job.source))
     floating = fake_quant.FloatGraph(job.source, head, job.input, job.calibration.paths[:_SENSITIVITY_IMAGES])
     return layerwise.sqnr_alone(floating, "int8", fake_quant.EIGHT_BIT_INPUTS, progress=job.progress)
+
+
+TOOL = Tool(
+    build,
+    Promises(symmetric=True, activations=frozenset({"INT8"})),
+    needs={"modelopt": "nvidia-modelopt"},
+    packages=("onnx-graphsurgeon", "onnxconverter-common"),
+)

@@ -11,12 +11,8 @@ from typing import Any
 
 from lowbit import graph
 from lowbit.detector import heads
-from lowbit.quantize import Job
+from lowbit.quantize import Job, Promises, Tool
 from lowbit.sensitivity import assignment, bit_allocation
-
-PACKAGES: tuple[str, ...] = ()
-NEEDS: dict[str, str] = {}
-SYMMETRIC = True
 
 
 def build(job: Job) -> dict[str, Any]:
@@ -31,3 +27,6 @@ def build(job: Job) -> dict[str, Any]:
         "agreement_drop": candidates.drop(job.output),
         "tried": bit_allocation.trace(tried),
     }
+
+
+TOOL = Tool(build, Promises(symmetric=True, weights=frozenset({"INT4", "INT8", "FLOAT8E4M3FN"})))

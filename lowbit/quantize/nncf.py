@@ -11,11 +11,7 @@ from typing import Any
 
 from lowbit import graph
 from lowbit.progress import Step
-from lowbit.quantize import Job
-
-PACKAGES: tuple[str, ...] = ()
-NEEDS: dict[str, str] = {"nncf": "nncf"}
-SYMMETRIC = False
+from lowbit.quantize import Job, Promises, Tool
 
 
 def build(job: Job) -> dict[str, Any]:
@@ -60,3 +56,6 @@ class _Images:
 
     def __len__(self) -> int:
         return len(self._job.calibration.paths)
+
+
+TOOL = Tool(build, Promises(symmetric=False), needs={"nncf": "nncf"}, crosscheck=True)

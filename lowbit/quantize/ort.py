@@ -26,16 +26,13 @@ from lowbit.detector import heads
 from lowbit.detector.head import Head
 from lowbit.graph import layout
 from lowbit.progress import silent
-from lowbit.quantize import CalibrationReader, Job, decode_tail, portable
+from lowbit.quantize import CalibrationReader, Job, Promises, Tool, decode_tail, portable
 from lowbit.quantize.offers import Offers, prove_layout
 from lowbit.sensitivity import assignment, bit_allocation
 
 if TYPE_CHECKING:
     import onnx
 
-PACKAGES: tuple[str, ...] = ()
-NEEDS: dict[str, str] = {}
-SYMMETRIC = False
 # Images that a layout is proved on: every number of the raw head is compared, whatever the detector sees.
 _LAYOUT_IMAGES = 1
 
@@ -285,3 +282,13 @@ def _root(name: str, made: Mapping[str, onnx.NodeProto]) -> str | None:
         if node is None or node.op_type not in graph.PASSING - {"Concat"}:
             return name
         name = node.input[0]
+
+
+TOOL = Tool(
+    build,
+    Promises(
+        symmetric=False,
+        activations=frozenset({"UINT8"}),
+        integer_ops=frozenset({"Conv", "Sigmoid", "Mul", "Concat", "MaxPool"}),
+    ),
+)

@@ -6,11 +6,7 @@ from typing import Any
 
 from lowbit import graph
 from lowbit.graph import qcdq
-from lowbit.quantize import Job
-
-PACKAGES: tuple[str, ...] = ()
-NEEDS: dict[str, str] = {}
-SYMMETRIC = True
+from lowbit.quantize import Job, Promises, Tool
 
 
 def build(job: Job) -> dict[str, Any]:
@@ -19,3 +15,6 @@ def build(job: Job) -> dict[str, Any]:
 
     onnx.save(qcdq.widen_int4(graph.load(job.source)), str(job.output))
     return {}
+
+
+TOOL = Tool(build, Promises(symmetric=True))

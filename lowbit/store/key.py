@@ -49,7 +49,7 @@ class BuildRequest:
         """What the key is made of, and what the manifest says: everything that shapes the artifact, by its content. No
         path is among it, so machines can share artifacts."""
         code = self._code
-        versions = {**{name: host.package_version(name) for name in tool(self.tool).PACKAGES}, **code.packages}
+        versions = {**{name: host.package_version(name) for name in tool(self.tool).packages}, **code.packages}
         return {
             "code": code.digest,
             "scheme": self.scheme,

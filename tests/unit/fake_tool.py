@@ -10,9 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lowbit.errors import InputError
-from lowbit.quantize import Job
-
-PACKAGES: tuple[str, ...] = ()
+from lowbit.quantize import Job, Promises, Tool
 
 
 def build(job: Job) -> dict[str, Any]:
@@ -67,3 +65,6 @@ def build(job: Job) -> dict[str, Any]:
         time.sleep(1.5)
     job.output.write_bytes(b"an artifact of " + job.scheme.encode())
     return {"said": "well done"}
+
+
+TOOL = Tool(build, Promises(symmetric=True))

@@ -12,7 +12,20 @@ import lowbit
 
 ROOT = Path(lowbit.__file__).parent
 ORDER = (
-    *("errors", "progress", "display", "markdown", "files", "toml", "host", "schemes", "artifact", "source", "worker"),
+    *(
+        "errors",
+        "progress",
+        "display",
+        "markdown",
+        "files",
+        "toml",
+        "host",
+        "plugins",
+        "schemes",
+        "artifact",
+        "source",
+        "worker",
+    ),
     *("data", "bundled", "runtime", "graph", "detector", "old_results", "results"),
     *("measure", "sensitivity", "quantize", "capability", "store", "gate", "evaluate", "report", "cli"),
 )

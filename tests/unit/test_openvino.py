@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -209,7 +210,7 @@ def test_what_runtimes_take(scheme: str, name: str, said: str | None) -> None:
 
 
 def test_a_tool_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ort, "NEEDS", {"no_such_module": "no-such-package"})
+    monkeypatch.setattr(ort, "TOOL", dataclasses.replace(ort.TOOL, needs={"no_such_module": "no-such-package"}))
     said = capability.missing(CATALOGUE["int8-ort-minmax"], runtime.find(runtime.DEFAULT))
     assert said == (
         "the tool ort needs no-such-package, which is not installed (pip install -c constraints.txt no-such-package)"

@@ -12,6 +12,7 @@ from lowbit import host
 from lowbit.artifact import Artifact
 from lowbit.data.lists import load_calibration
 from lowbit.detector import Detector, find
+from lowbit.quantize import tool
 from lowbit.schemes import find as find_scheme
 from lowbit.store.key import BuildRequest
 from lowbit.store.requests import export_request, graph_request, torch_request
@@ -31,7 +32,7 @@ def detector(tmp_path: Path) -> Detector:
 
 def request_of(tmp_path: Path, detector: Detector, scheme_id: str) -> BuildRequest:
     scheme, calibration = find_scheme(scheme_id), load_calibration(tmp_path / "calibration" / "list.txt")
-    if scheme.tool == "brevitas":
+    if tool(scheme.tool).takes_checkpoint:
         return torch_request(scheme, detector, calibration)
     artifact = Artifact(detector.source, "f" * 64, {"key": "0" * 40}, built=False)
     return graph_request(scheme, artifact, detector.input, calibration)

@@ -20,7 +20,7 @@ def test_ids_of_the_grammar(good: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "bad", ["INT8-ort", "int8_ort", "int4-ort", "int8-", "int8-mine-max", "w4-brevitas", "fp32\n", "", "int8-ort-a b"]
+    "bad", ["INT8-ort", "int8_ort", "int4-ort", "int8-", "int8-9-max", "w4-brevitas", "fp32\n", "", "int8-ort-a b"]
 )
 def test_ids_outside_the_grammar(bad: str) -> None:
     with pytest.raises(ValueError, match="is not <precision>-<tool>"):
@@ -105,7 +105,7 @@ def test_families_that_there_are_not(scheme: str) -> None:
 
 def test_every_scheme_has_a_tool_and_settings_that_json_can_say() -> None:
     for scheme in CATALOGUE.values():
-        module = tool(scheme.tool)
-        assert callable(module.build) and isinstance(module.PACKAGES, tuple)
+        assert callable(tool(scheme.tool).build)
+        assert all(callable(tool(name).build) for name in scheme.id.split("-")[1:2])
         assert json.loads(json.dumps(dict(scheme.settings))) == dict(scheme.settings)
         assert scheme.summary and "\n" not in scheme.summary and "|" not in scheme.summary
