@@ -1,4 +1,4 @@
-"""What can go wrong, by who can mend it."""
+"""The errors that lowbit raises, by who can fix them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ class LowbitError(Exception):
 
 
 class InputError(LowbitError):
-    """Something that the user gave is unfit: mend the file or the option that the text names."""
+    """Something that the user gave cannot be used: fix the file or the option that the text names."""
 
 
 class UnavailableError(LowbitError):

@@ -1,4 +1,4 @@
-"""What numbers depend on beside the code: the processor, as the kernel describes it, the NVIDIA GPU in use, as its
+"""What results depend on besides the code: the processor, as the kernel describes it, the NVIDIA GPU in use, as its
 driver's library (NVML, read only) does, and the versions of installed packages."""
 
 from __future__ import annotations

@@ -142,8 +142,8 @@ class ChangedImage(_Model):
 
 class CrossCheck(_Model):
     """One tool's artifact beside another's: AP of this one minus the other's, with its 95 % interval, ratio of their
-    median latencies where both were timed, and Spearman's correlation of what each convolution's quantization costs alone.
-    ``disagreements``: the convolutions that they rank furthest apart."""
+    median latencies where both were timed, and Spearman's correlation of the SQNR with one convolution quantized at a
+    time. ``disagreements``: the convolutions that they rank furthest apart."""
 
     scheme: str
     ap_difference: float
@@ -223,7 +223,7 @@ class Entry(_Model):
 
 
 class RankedLayer(_Model):
-    """A convolution by both opinions. ``score``: AutoQuant's, ``rank`` by it; ``graph_rank``: by ``alone_db``, the raw
+    """A convolution in both sensitivity rankings. ``score``: AutoQuant's, ``rank`` by it; ``graph_rank``: by ``alone_db``, the raw
     head's SQNR in dB with it alone quantized on the ONNX graph; ``leave_one_out_db``: with it alone left in float."""
 
     layer: str

@@ -1,4 +1,5 @@
-"""What a build reads is what its key was made of: a copy of the source, taken once and held against its hash."""
+"""A build reads the bytes that its key was computed from: a copy of the source, made once and checked against its
+hash."""
 
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ def take(source: Path, identity: Mapping[str, Any], folder: Path) -> Path:
         except OSError as error:
             raise InputError(f"{path}: cannot be read ({error.strerror}). Check the path.") from error
         if hashlib.sha256(data).hexdigest() != expected:
-            raise InputError(f"{path}: was changed while it was used. Let it rest and run again.")
+            raise InputError(f"{path}: changed while it was read. Run again once nothing writes to it.")
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(data)
     return folder / source.name

@@ -22,7 +22,7 @@ class Table(BaseModel):
 def read(path: Path, kind: type[T], remedy: str, context: dict[str, Any] | None = None) -> T:
     """The content of ``path`` as ``kind``, a model or any type that pydantic validates.
 
-    ``remedy``: a sentence that says how a value is mended; ``context``: what validators are given. Raises
+    ``remedy``: a sentence that says how to fix a value; ``context``: what validators are given. Raises
     :class:`InputError` that names the file, the key, the value and the remedy, for a missing file too.
     """
     try:

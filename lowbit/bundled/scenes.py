@@ -117,7 +117,7 @@ def _fill(rng: np.random.Generator, background: NDArray[np.float32]) -> NDArray[
     """An object's surface, float32 [320, 320, 3]: solid, shaded or striped, sometimes near the background's colour."""
     colour = rng.uniform(15, 240, 3).astype(np.float32)
     contrast = colour - background
-    # At least 28 grey levels away in some channel: an object that nobody could see is a labelling error.
+    # At least 28 grey levels away in some channel: an invisible object would be a labelling error.
     if np.abs(contrast).max() < 28:
         colour = background + np.where(contrast >= 0, 40, -40).astype(np.float32)
     surface = np.broadcast_to(colour, (SIZE, SIZE, 3)).copy()

@@ -22,8 +22,12 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; 0 if it went well, 1 if ``compare`` finds a regression, 2 for bad input, 130 if interrupted."""
     parser = argparse.ArgumentParser(prog="lowbit", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    check = commands.add_parser("doctor", help="what this machine can run, or what an INT8 file loses on others")
-    check.add_argument("artifact", type=Path, nargs="?", help="an .onnx file, for which layers saturate without VNNI")
+    check = commands.add_parser(
+        "doctor", help="what this machine can run, or what an INT8 file loses on other processors"
+    )
+    check.add_argument(
+        "artifact", type=Path, nargs="?", help="an INT8 .onnx file: lists the layers that saturate without VNNI"
+    )
     check.add_argument("--images", type=Path, help="list of images for that (the bundled detector's, if the size fits)")
     commands.add_parser("schemes", help="the scheme catalogue as a table")
     report = commands.add_parser("report", help="write summary.md and report.html again from a run's results.json")
@@ -102,7 +106,7 @@ def _run(options: argparse.Namespace, progress: Progress) -> int:
 
 
 def _add_sensitivity(commands: Any) -> None:
-    """The commands that say which layers hurt."""
+    """The commands on layer sensitivity."""
     sweep = commands.add_parser(
         "sweep", help="AutoQuant's layer sensitivity over dtypes and granularity, or merge parts"
     )
@@ -111,18 +115,21 @@ def _add_sensitivity(commands: Any) -> None:
     sweep.add_argument("--to", type=Path, default=Path("runs"), help="where sweeps are kept (runs)")
     sweep.add_argument("--merge", type=Path, nargs="+", metavar="PART", help="merge folders of one sweep into --to")
     layers = commands.add_parser(
-        "layers", help="what every convolution of the ONNX graph costs alone, and left out alone"
+        "layers", help="sensitivity of every convolution of the ONNX graph: quantized alone, and leave-one-out"
     )
     layers.add_argument("--weight", choices=("int4", "int8", "fp8"), default="int8", help="dtype of weights (int8)")
     layers.add_argument(
-        "--activation", choices=("int4", "int8", "fp8", "fp16"), default="fp16", help="of inputs, fp16: float (fp16)"
+        "--activation",
+        choices=("int4", "int8", "fp8", "fp16"),
+        default="fp16",
+        help="dtype of inputs; fp16 leaves them in float (fp16)",
     )
-    find = commands.add_parser("search", help="the cheapest bits of every convolution within a drop")
+    find = commands.add_parser("search", help="bit allocation: the cheapest dtype for every convolution within a drop")
     find.add_argument(
-        "--max-drop", type=float, default=0.01, help="of agreement with the float graph, a fraction (0.01)"
+        "--max-drop", type=float, default=0.01, help="allowed drop of agreement with the float graph, a fraction (0.01)"
     )
     find.add_argument(
-        "--objective", choices=("bits", "size", "latency"), default="bits", help="what is made small (bits)"
+        "--objective", choices=("bits", "size", "latency"), default="bits", help="what is minimized (bits)"
     )
     find.add_argument(
         "--dataset", type=Path, help="COCO file or data.yaml that the result is checked on (the detector's)"

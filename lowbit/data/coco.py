@@ -184,7 +184,7 @@ def _image(path: Path, folder: Path, entry: Any) -> _Entry:
     if entry.get("width") is not None or entry.get("height") is not None:
         width, height = (_integer(path, "images", entry, key) for key in ("width", "height"))
         if width < 1 or height < 1:
-            raise InputError(f"{path}: image {name!r} is {width} x {height} pixels. Mend its entry.")
+            raise InputError(f"{path}: image {name!r} is {width} x {height} pixels. Fix its entry.")
         annotated = width, height
     file = _file_in(folder, name)
     if file is None:
@@ -192,7 +192,7 @@ def _image(path: Path, folder: Path, entry: Any) -> _Entry:
             raise InputError(
                 f"{path}: image {name[:200]!r} is a URL. Download the images and give their file names relative to {folder}."
             )
-        raise InputError(f"{path}: image {name!r} is not in {folder}. Put the images there or mend the file name.")
+        raise InputError(f"{path}: image {name!r} is not in {folder}. Put the images there or fix the file name.")
     header = read_header(file)
     record = ImageRecord(_integer(path, "images", entry, "id"), file, *header.displayed)
     return _Entry(name, record, header, annotated)

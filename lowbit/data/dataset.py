@@ -108,7 +108,7 @@ class Dataset:
         objects = [entry for entry in self.coco["annotations"] if entry["category_id"] in set(used)]
         if self.labelled and not objects:
             raise InputError(
-                f"{self.annotations}: has no object of the categories {used[:5]} that 'classes' names. Mend the map."
+                f"{self.annotations}: has no object of the categories {used[:5]} that 'classes' names. Fix the class map."
             )
         categories = [category for category in self.coco["categories"] if category["id"] in set(used)]
         return dataclasses.replace(

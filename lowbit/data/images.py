@@ -113,7 +113,7 @@ def _bytes_of(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}). Mend the list or the file.") from error
+        raise InputError(f"{path}: cannot be read ({error.strerror}). Fix the list or the file.") from error
 
 
 def _decode(path: Path, data: bytes, flags: int) -> NDArray[np.uint8]:

@@ -55,7 +55,7 @@ def check_leak(dataset: Dataset, calibration: CalibrationSet, *, allow_similar: 
     copies, similar = _look_alikes([image.path for image in dataset.images], calibration.paths)
     if copies and not allow_similar:
         text = _refusal(dataset, calibration, copies, "a scaled or re-encoded copy")
-        raise InputError(f"{text} If they are other moments before a fixed camera, say --allow-similar.")
+        raise InputError(f"{text} If they are other frames of a fixed camera, use --allow-similar.")
     alike = copies + similar
     if not alike:
         return ()

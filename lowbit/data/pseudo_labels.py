@@ -1,4 +1,4 @@
-"""A detector's confident detections as the objects of images that nobody labelled."""
+"""A detector's confident detections as the ground truth of unlabelled images."""
 
 from __future__ import annotations
 

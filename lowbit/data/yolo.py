@@ -49,7 +49,9 @@ def load_yolo(path: Path, split: str = "val") -> Dataset:
         repeated += dropped
         objects += [_object(len(objects) + n, number, width, height, row) for n, row in enumerate(rows, 1)]
     if not objects:
-        raise InputError(f"{path}: none of its {len(records)} images has labels. They lie in 'labels' beside 'images'.")
+        raise InputError(
+            f"{path}: none of its {len(records)} images has labels. Label files are expected in 'labels' next to 'images'."
+        )
     notes = (f"{path}: {repeated} label rows were dropped, which repeat another of their image.",) if repeated else ()
     return Dataset(
         name=f"{path.absolute().parent.name if path.stem == 'data' else path.stem}-{split}",
@@ -86,7 +88,7 @@ def _names(path: Path, data: Json) -> dict[int, str]:
     if not isinstance(given, list | dict) or not given:
         raise InputError(f"{path}: has no 'names'. Ultralytics' data sets list the classes there.")
     if isinstance(count, int) and count != len(given):
-        raise InputError(f"{path}: 'names' has {len(given)} classes and 'nc' says {count}. Mend one of them.")
+        raise InputError(f"{path}: 'names' has {len(given)} classes and 'nc' says {count}. Fix one of them.")
     listed = given.items() if isinstance(given, dict) else enumerate(given)
     names = {_class_index(path, index): str(name) for index, name in listed}
     if set(names) != set(range(len(names))):

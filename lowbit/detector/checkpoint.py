@@ -50,7 +50,7 @@ def load_state(path: Path, *, trust: bool = False) -> dict[str, torch.Tensor]:
     broken = [name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
     if broken:
         raise InputError(
-            f"{path}: {broken[0]!r} holds NaN or infinity ({len(broken)} tensors). Take another checkpoint."
+            f"{path}: {broken[0]!r} holds NaN or infinity ({len(broken)} tensors). Use another checkpoint."
         )
     return {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
 

@@ -58,7 +58,7 @@ class Declared(toml.Table):
     """One detector.
 
     ``architecture``: Ultralytics' YAML, for a ``.safetensors`` checkpoint. ``labels``: ``none`` scores agreement with
-    the float detector's confident boxes, for images that nobody labelled. ``size``: side of the input in pixels, where
+    the float detector's confident boxes, for images without labels. ``size``: side of the input in pixels, where
     the file leaves it open. ``colors``, ``mean``, ``std``, ``resize``: as :class:`lowbit.data.letterbox.InputSpec` says;
     without a ``resize``, as the head's family does. ``head``: its
     kind, or a table of its kind and that kind's options, where the outputs leave them open. ``strides``: of its levels. ``classes``: the data set's category id of every

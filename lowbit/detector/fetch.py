@@ -1,7 +1,8 @@
 """``lowbit fetch``: official checkpoints and COCO images, from their official addresses.
 
-A file is downloaded beside its place, resumed where an earlier try stopped, checked, and moved into place by one rename.
-Where size and SHA-256 are not known, those of the first download are kept in ``fetched.json`` and hold from then on.
+A file is downloaded to a partial file, resumed where an earlier try stopped, checked, and moved into place by one
+rename. If its size and SHA-256 are not known beforehand, those of the first download are kept in ``fetched.json`` and
+required later.
 """
 
 from __future__ import annotations

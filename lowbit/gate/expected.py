@@ -71,5 +71,5 @@ class ExpectedFailures(toml.Table):
 
 def load_expected_failures(path: Path) -> tuple[ExpectedFailure, ...]:
     """Read ``[[expected]]`` entries. Raises :class:`InputError` for missing, unknown or repeated ones."""
-    remedy = "Mend the entry, or have the file written from a run: lowbit expectations update RUN."
+    remedy = "Fix the entry, or have the file written from a run: lowbit expectations update RUN."
     return toml.read(path, ExpectedFailures, remedy).expected

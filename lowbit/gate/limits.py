@@ -95,8 +95,8 @@ def broken_limits(
 ) -> list[str]:
     """Every limit but mAP's that is broken, in words. These compare point estimates; mAP is judged by its interval.
 
-    A limit on what was not measured is broken: nobody knows that it holds. ``kernels_hidden``: the runtime does not tell
-    which kernels ran, so that ``int8_macs`` cannot be asked of it.
+    A limit on something that was not measured counts as broken. ``kernels_hidden``: the runtime does not report which
+    kernels ran, so ``int8_macs`` is not required.
     """
     said = [
         f"{name} {'rises' if name == 'miss_rate' else 'drops'} {points(drops[name])} points, limit {points(limit)}"

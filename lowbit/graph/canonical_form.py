@@ -1,5 +1,5 @@
-"""The one door for other people's ONNX files: every file comes out in one form, proved equal to what came in, or is refused
-with the remedy before any work."""
+"""ONNX files of any origin in one canonical form. The canonical form is checked to compute the same as the file; a file
+that cannot be converted is refused with the remedy, before any work."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 # The default domain's versions that every tool here takes; what older files are converted to.
 OPSETS, CONVERTED_TO = range(13, 25), 17
-# Pixels; nobody deploys a larger detector, and a few bytes of a header must not take all memory.
+# Pixels. No deployed detector is larger, and a damaged header must not allocate all memory.
 MAX_SIDE = 4096
 _QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger")
 
@@ -340,7 +340,7 @@ def _deployed_sides(path: Path, model: onnx.ModelProto, sides: tuple[int, int] |
     if sides and any(side not in (0, asked) for side, asked in zip(own, sides, strict=True)):
         raise InputError(
             f"{path}: its input is {own[0]} x {own[1]} pixels (height x width), and {sides[0]} x {sides[1]} was asked "
-            "for. Say its own."
+            "for. Use its own size."
         )
     wanted = own if 0 not in own else sides or _exported_at(path, model)
     if wanted is None:

@@ -1,4 +1,4 @@
-"""Do two forms of a graph compute the same? Proved by running both."""
+"""Whether two forms of a graph compute the same, checked by running both."""
 
 from __future__ import annotations
 

@@ -127,7 +127,7 @@ def stem(model: onnx.ModelProto) -> list[str]:
 
 
 def downstream(model: onnx.ModelProto, convolutions: Collection[str]) -> list[str]:
-    """Names of the nodes that only these convolutions reach without another one between: their activations first of all."""
+    """Names of the nodes that only these convolutions reach without another one between, such as their activations."""
     sources: dict[str, frozenset[str]] = {}
     names = []
     for node in model.graph.node:

@@ -1,14 +1,15 @@
 """Parity: does an artifact, as deployed, compute what its graph says?
 
-The raw head of the deployed session is compared with that of ONNX Runtime without graph optimization on the CPU, image by
-image. Two executions of a Q/DQ graph never agree: a last digit that differs changes a rounding, which changes others. How far
-that goes depends on the graph (60 dB or 13 dB), so it is measured beside: the same graph, unoptimized, with its biases
-changed by a millionth. That is the artifact's own rounding floor, and a fault is what lies below it.
+The raw head of the deployed session is compared with that of ONNX Runtime without graph optimization on the CPU, image
+by image. Two correct executions of a Q/DQ graph differ too: a difference in the last digit changes a rounding, which
+changes others. How much is normal depends on the graph (60 dB or 13 dB). It is measured with the same graph,
+unoptimized, whose biases are changed by a millionth. That SQNR is the artifact's rounding floor; a result below it is a
+fault.
 
-Changed roundings are of either sign, and a fault is not: kernels that saturate, a wrong scale, swapped channels move a
-channel one way. So the mean of every channel, over all positions and images, is compared as well, in which roundings
-cancel out; of the raw head, and of every convolution whose integers can be read, where a fault begins. And detections
-are, for what comes behind the raw head.
+Rounding errors have either sign. A fault does not: kernels that saturate, a wrong scale and swapped channels shift a
+channel in one direction. So the mean of every channel over all positions and images is compared too, because rounding
+errors cancel in it. This is done for the raw head and for every convolution whose integers can be read, to find where a
+fault begins. The detections are compared for what follows the raw head.
 """
 
 from __future__ import annotations
@@ -139,22 +140,23 @@ def check_parity(
 ) -> Parity:
     """Compare an artifact as ``deployed`` with the same file unoptimized.
 
-    ``inputs``: float32 [1, 3, height, width] each, of images that have objects. Raises :class:`LowbitError` if they differ
-    by more than rounding, naming the session option that mends it if one of the known ones does. This has happened: ONNX
-    Runtime 1.24.4 turns a QCDQ graph's 0.39 AP into 0.03 without an error, by its S8-to-U8 rewrite.
+    ``inputs``: float32 [1, 3, height, width] each, of images that have objects. Raises :class:`LowbitError` if they
+    differ by more than rounding; its text names the known session option that avoids the difference, if one does. This
+    has happened: the S8-to-U8 rewrite of ONNX Runtime 1.24.4 lowers the AP of a QCDQ graph from 0.39 to 0.03 without an
+    error.
     """
     model = graph.load(path)
     with tempfile.TemporaryDirectory() as folder:
         found = compare(model, FileExecution(model, options, Path(folder), deployed), head, inputs)
         if not found.faults:
             return found
-        mends = []
+        cures = []
         for said, entry in _SUSPECTS:
             with contextlib.suppress(LowbitError):  # some graphs do not load with some options
                 other = FileExecution(model, replace(options, config=(*options.config, entry)), Path(folder))
                 if not compare(model, other, head, inputs).faults:
-                    mends.append(said)
-    advice = f"It is mended by {' or by '.join(mends)}." if mends else "No known session option mends it."
+                    cures.append(said)
+    advice = f"{' or '.join(cures)} avoids it." if cures else "No known session option avoids it."
     raise LowbitError(
         f"{path}: the deployed session options change what the detector sees: {'; '.join(found.faults)}. {advice}"
     )

@@ -1,4 +1,4 @@
-"""Every AP that lowbit reports, computed a second time by pycocotools: nobody need trust lowbit's own matcher.
+"""Every AP that lowbit reports, computed a second time by pycocotools: a cross-check of lowbit's own matching.
 
 Both get the same objects and the same detections in memory, and both follow one definition (COCOeval for boxes), so that
 nothing but rounding may differ. What a data set's file says and its loader left out on purpose (annotations given twice,

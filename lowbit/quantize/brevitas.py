@@ -4,7 +4,7 @@ Settings: ``weight_bits`` (8, 4); ``activation_bits`` (16: the inputs of convolu
 are unsigned with a zero point); ``inputs`` (their ranges: Brevitas' percentiles, or ``whole-range`` for the whole range
 seen in neck and head); ``scales`` (``tensor``, ``channel``: per output channel, by least squares); one of
 :data:`lowbit.quantize.mixed.SETTINGS` (which convolutions keep 8-bit weights, by the graph's own noise; none without);
-``gptq`` (on how many calibration images :mod:`lowbit.quantize.gptq` makes up for rounding; none without);
+``gptq`` (how many calibration images :mod:`lowbit.quantize.gptq` uses; not applied without);
 ``recovery`` (:class:`lowbit.quantize.qat.plan.Plan`'s fields, ``reach``, how many steps a weight may move, half a step
 for learned rounding, and ``images``, ``calibration`` or ``training``; none without); ``start`` (the scheme whose
 weights, scales and 8-bit convolutions are taken; its artifact's folder is ``job.start``).
@@ -100,7 +100,7 @@ def build(job: Job) -> dict[str, Any]:
 
 
 def _recover(job: Job, teacher: Any, student: Any, head: Head) -> dict[str, Any]:
-    """Distil ``teacher`` into ``student``; leaves the loss curve beside the artifact."""
+    """Distil ``teacher`` into ``student``; leaves the loss curve next to the artifact."""
     from lowbit.quantize import brevitas_layers
     from lowbit.quantize.qat import distillation, training_state
     from lowbit.quantize.qat.plan import Plan

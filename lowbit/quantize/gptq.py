@@ -1,9 +1,9 @@
 """Error compensation after rounding: GPTQ (https://arxiv.org/abs/2210.17323), then bias correction
 (https://arxiv.org/abs/1906.04721), both Brevitas'.
 
-GPTQ rounds a convolution's weights one input channel after the other, and lets those not yet rounded make up for the
-error on the images' activations; a convolution sees what the ones before it, already rounded, give. Bias correction
-then restores every channel's mean output. No gradient, no label, and nothing of the other images' detections enters.
+GPTQ rounds a convolution's weights one input channel after another, and adjusts those not yet rounded so that they
+compensate the error on the images' activations. A convolution gets its input from the ones before it, which are already
+rounded. Bias correction then restores every channel's mean output. Neither needs gradients or labels.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def round_weights(
     progress: Progress,
     method: Any = gptq_mode,
 ) -> None:
-    """The first half of :func:`compensate`, by another of Brevitas' methods if given. Keeps the float weights beside."""
+    """The first half of :func:`compensate`, by another of Brevitas' methods if given. Float weights stay as ``weight_orig``."""
     tensors = [torch.from_numpy(image) for image in images]
     with torch.no_grad(), method(network, use_quant_activations=False) as rounding:
         for number in range(1, rounding.num_layers + 1):

@@ -1,7 +1,7 @@
-"""Half precision: what a GPU user would otherwise ship, and what low-bit artifacts are to be faster than.
+"""Half precision: the usual deployment on a GPU, and the baseline that low-bit artifacts have to beat there.
 
-Weights and activations become float16 (ONNX Runtime's converter), input and output stay float32, and so does the decode tail:
-beyond 512 pixels float16 counts in halves.
+Weights and activations become float16 (ONNX Runtime's converter), input and output stay float32, and so does the decode
+tail, because above 512 pixels float16 has steps of half a pixel.
 """
 
 from __future__ import annotations

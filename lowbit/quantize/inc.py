@@ -1,4 +1,5 @@
-"""Intel Neural Compressor (https://github.com/onnx/neural-compressor) on ONNX: another opinion on INT8, an optional extra.
+"""Intel Neural Compressor (https://github.com/onnx/neural-compressor) on ONNX: a cross-check of INT8, an optional
+extra.
 
 Its static quantization with its own defaults for CPUs: unsigned activations, signed weights with a scale an output
 channel, ranges by min-max, Q/DQ pairs. The decode tail stays in float, as with every tool. No settings.

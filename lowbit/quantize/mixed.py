@@ -33,8 +33,8 @@ def shipped_drop(job: Job, detector: Detector, *, weights_only: bool) -> float:
 def eight_bit_modules(job: Job, detector: Detector, modules: Sequence[str]) -> tuple[set[str], dict[str, Any]]:
     """The modules that keep 8 bits, and what was found on the way, for the manifest.
 
-    ``modules``: names of the fused detector's convolutions. Raises :class:`lowbit.errors.BuildError` for names that do
-    not meet the graph's, and for a drop that nothing keeps.
+    ``modules``: names of the fused detector's convolutions. Raises :class:`lowbit.errors.BuildError` if names do not
+    match the graph's, and if no assignment stays within the drop.
     """
     path = job.output.parent / "float.onnx"
     detector.export(path)

@@ -1,4 +1,4 @@
-"""Intel's NNCF (https://github.com/openvinotoolkit/nncf) on ONNX: a second opinion on INT8, an optional extra.
+"""Intel's NNCF (https://github.com/openvinotoolkit/nncf) on ONNX: a cross-check of INT8, an optional extra.
 
 Settings: ``preset`` (``mixed``: unsigned or signed activations as they need, ``performance``: symmetric). The decode tail
 stays in float, as with every tool.

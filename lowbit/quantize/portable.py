@@ -1,8 +1,9 @@
-"""Weights whose products fit 16 bits, so that an artifact computes the same on every processor.
+"""Weights whose products fit 16 bits, so that an artifact gives the same results on every processor.
 
-x86 kernels without VNNI add neighbouring products in 16 bits (:mod:`lowbit.graph.saturation`). An output channel whose INT8
-weights allow more takes a coarser scale: the least between 8 and 7 bits with which its products fit, or a coarser one that
-loses less. Seven bits always fit, for 255 * (63 + 63) is less than 32,767. All other channels keep what they have.
+x86 kernels without VNNI add neighbouring products in 16 bits (:mod:`lowbit.graph.saturation`). An output channel whose
+INT8 weights could exceed that gets a coarser scale: of those between 8 and 7 bits, the one that fits with the least
+rounding error. Seven bits always fit, because 255 * (63 + 63) is less than 32,767. All other channels keep their
+scales.
 """
 
 from __future__ import annotations

@@ -99,7 +99,7 @@ class TensorRt(GpuProvider):
         return False
 
     def missing(self) -> str | None:
-        """TensorRT's library, which its package brings, and what ONNX Runtime's provider needs beside."""
+        """TensorRT's library, which its package brings, and what ONNX Runtime's provider needs besides."""
         return library_reason() or super().missing()
 
     def refuses(self, form: Form) -> str | None:
@@ -111,7 +111,7 @@ class TensorRt(GpuProvider):
     def open(self, path: Path, options: SessionOptions) -> TrtSession:
         """A session for accuracy, parity, kernels and the end-to-end latency; a CUDA graph would be wrong in all."""
         if CUDA_GRAPH in options.provider_config:
-            raise ValueError("a session that meets run() must not capture a CUDA graph; timed_run() makes its own")
+            raise ValueError("a session for run() must not capture a CUDA graph; timed_run() captures its own")
         if reason := self.reason():
             raise UnavailableError(reason)
         captured = replace(options, provider_config=(*options.provider_config, CUDA_GRAPH))

@@ -1,5 +1,5 @@
-"""Which layers hurt: ModelOpt AutoQuant on the torch module, single-layer quantization on the ONNX graph, and the
-assignments that both propose.
+"""Layer sensitivity: ModelOpt AutoQuant on the torch module, layer-wise quantization on the ONNX graph, and the bit
+allocation that is chosen from it.
 
 A :class:`Combination` is one cell of the sweep's grid; its id is what people type after ``-k``.
 """

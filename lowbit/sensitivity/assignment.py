@@ -1,8 +1,9 @@
-"""Candidates of a search that are the artifacts themselves: built, opened as deployed, and measured as such.
+"""The candidates of a bit allocation. Each is an artifact: it is built, opened with its deployed session options, and
+measured.
 
-Two kinds. Weights only, for size: INT4, INT8, FP8 or float, stored in that dtype. Integers, for speed: a convolution
-and what surrounds it in ONNX Runtime's integer kernels, or in float. Noise is measured on the first calibration
-images, agreement with the float graph on those after them; evaluation data are never seen.
+There are two kinds. Weights only, for size: INT4, INT8, FP8 or float, stored in that dtype. Integers, for speed: a
+convolution and the ops around it run in ONNX Runtime's integer kernels, or in float. Noise is measured on the first
+calibration images, agreement with the float graph on the ones after them. Evaluation data are never used.
 """
 
 from __future__ import annotations
@@ -37,10 +38,12 @@ def split(images: Sequence[Path]) -> tuple[Sequence[Path], Sequence[Path]]:
 
 
 def held_out(path: Path, head: Head, spec: InputSpec, images: Sequence[Path]) -> fake_quant.FloatGraph:
-    """The float graph on the images for agreement. Raises :class:`InputError` if it sees nothing there to agree with."""
+    """The float graph on the images for agreement. Raises :class:`InputError` without confident detections there."""
     held = fake_quant.FloatGraph(path, head, spec, split(images)[1])
     if held.truth is None:
-        raise InputError(f"{path}: sees nothing with confidence on {held.images} calibration images. Use others.")
+        raise InputError(
+            f"{path}: has no confident detections on {held.images} calibration images. Use images with objects."
+        )
     return held
 
 
@@ -62,7 +65,7 @@ class Candidates(ABC):
     @property
     @abstractmethod
     def form(self) -> fake_quant.Form:
-        """What is quantized beside weights."""
+        """What is quantized besides weights."""
 
     @abstractmethod
     def cost(self) -> dict[str, dict[str, float]]:
@@ -75,7 +78,7 @@ class Candidates(ABC):
     @property
     @abstractmethod
     def options(self) -> runtime.SessionOptions:
-        """With which the artifact is deployed."""
+        """The session options with which the artifact is deployed."""
 
     def choices(self, name: str) -> tuple[str, ...]:
         """The dtypes that a convolution may have."""
@@ -94,7 +97,7 @@ class Candidates(ABC):
         }
 
     def drop(self, artifact: Path) -> float:
-        """How much agreement with the float graph a file loses, opened as deployed: a fraction of AP."""
+        """The drop of agreement with the float graph of a file, opened with its deployed options: a fraction of AP."""
         return drop_of_file(self._held, artifact, self.options)
 
     def cheapest(
@@ -159,7 +162,7 @@ class Integers(Candidates):
         self._stem = frozenset(layout.better_in_float(self.floating.model))
 
     def choices(self, name: str) -> tuple[str, ...]:
-        """Float alone for a first convolution that is the faster in it."""
+        """Float only for the convolutions at the image that are better in float."""
         return (bit_allocation.FLOAT,) if name in self._stem else self.offered
 
     @property

@@ -4,8 +4,8 @@ AutoQuant (https://nvidia.github.io/Model-Optimizer) perturbs a layer's output b
 perturbation with the loss' gradient there: a diagonal Fisher estimate of how much the loss grows. A gradient needs a
 loss that the float detector does not minimize, so it is measured on the raw head against the detector's own hard
 decisions: binary cross entropy of every class logit with whether the detector is confident, and cross entropy of every
-side's distribution with its likeliest bin, weighted by confidence. The decoded output would not do: coordinates in
-pixels would drown the scores.
+side's distribution with its likeliest bin, weighted by confidence. A loss on the decoded output would be dominated by
+the coordinates in pixels.
 """
 
 from __future__ import annotations

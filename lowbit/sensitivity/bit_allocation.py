@@ -1,10 +1,10 @@
-"""The cheapest assignment of dtypes to convolutions that stays within a drop.
+"""Bit allocation: the cheapest assignment of dtypes to convolutions that stays within a drop.
 
-Every convolution's noise in every dtype is measured alone (:mod:`lowbit.sensitivity.layerwise`) and taken as additive, which
-holds while it is small. Within a budget of cost, the least noisy assignment is an integer program (HiGHS, by
-``scipy.optimize.milp``). The budget that keeps the drop is not known, so it is found by bisection: each candidate is built
-and its agreement with the float graph measured on images that the noise was not measured on. Nothing here sees
-evaluation data.
+The quantization noise of every convolution in every dtype is measured with that convolution quantized alone
+(:mod:`lowbit.sensitivity.layerwise`). The sum is taken for the noise of an assignment, which holds while the noise is
+small. Within a budget of cost, the least noisy assignment is an integer program (HiGHS, by ``scipy.optimize.milp``).
+Which budget keeps the drop is not known, so it is found by bisection: each candidate is built, and its agreement with
+the float graph is measured on other images than the noise. Evaluation data are never used.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ def search(
         tried.append(point)
         return point
 
-    # Equal values: whatever is better otherwise.
+    # Ties are broken by the other criterion.
     quietest = {layer: min(noise[layer], key=lambda d: (noise[layer][d], cost[layer][d])) for layer in noise}
     cheapest = {layer: min(cost[layer], key=lambda d: (cost[layer][d], noise[layer][d])) for layer in noise}
     high, low = (sum(cost[layer][d] for layer, d in dtypes.items()) for dtypes in (quietest, cheapest))

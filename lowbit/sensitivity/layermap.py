@@ -29,7 +29,7 @@ def convolutions(model: onnx.ModelProto) -> dict[str, str]:
 def layer_map(model: onnx.ModelProto, modules: Iterable[str]) -> dict[str, str]:
     """Module name to node name, one to one and complete on both sides.
 
-    ``modules``: names of a fused detector's convolutions. Raises :class:`BuildError` that lists the strays.
+    ``modules``: names of a fused detector's convolutions. Raises :class:`BuildError` that lists the names without a match.
     """
     nodes = convolutions(model)
     names = list(modules)

@@ -210,7 +210,7 @@ def merge(parts: Sequence[Path], place: Path) -> Path:
     kinds = {files.digest([manifest[key] for key in keys]) for _, manifest in found.values()}
     if len(kinds) > 1:
         raise InputError(
-            f"{', '.join(map(str, parts))}: differ in detector, images or tool versions; merge like parts."
+            f"{', '.join(map(str, parts))}: differ in detector, images or tool versions. Merge parts of one sweep."
         )
     place.mkdir(parents=True, exist_ok=True)
     for name, (path, _) in found.items():

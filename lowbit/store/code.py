@@ -1,5 +1,5 @@
 """Which code shapes what a tool builds: the modules of lowbit and of the tool's own package that it imports, directly or
-not, and the packages that these import. Found in the source, so that nobody has to remember to bump a number.
+not, and the packages that these import. Found in the source, so that no version number has to be bumped by hand.
 
 Comments, docstrings, formatting and what only a type checker imports do not count: they change nothing in an artifact.
 """

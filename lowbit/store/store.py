@@ -135,7 +135,7 @@ class Store:
             outcome = _build_in_worker(request, partial, unfinished, self.timeout, self._progress)
             model = partial / MODEL
             if not model.is_file():
-                raise BuildError(f"{request.scheme}: {request.tool} ended well but wrote no {MODEL}.")
+                raise BuildError(f"{request.scheme}: {request.tool} ended without an error but wrote no {MODEL}.")
             manifest = {
                 **request.ingredients,
                 "key": request.key,

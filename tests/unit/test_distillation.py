@@ -1,4 +1,4 @@
-"""Label-free recovery on a network of a few hundred weights."""
+"""QAT by distillation on a network of a few hundred weights."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ def test_an_interrupted_run_ends_where_a_whole_one_does(
     said: list[Step] = []
     rest = task("cut", progress=said.append)
     report = distillation.distil(rest)
-    assert "taken up at step 15" in said[0].what
+    assert "resumed at step 15" in said[0].what
     assert report == expected
     for name, value in whole.student.state_dict().items():
         assert torch.equal(rest.student.state_dict()[name], value), name
@@ -193,7 +193,7 @@ def test_a_state_of_another_plan_or_a_torn_one_is_not_resumed(task: Callable[...
         (made.folder / training_state.STATE).write_bytes(damage and content[: len(content) // 2])
     said: list[Step] = []
     distillation.distil(task(plan=replace(networks.PLAN, steps=12), progress=said.append))
-    assert not any("taken up" in step.what for step in said)
+    assert not any("resumed" in step.what for step in said)
 
 
 def test_two_processes_agree_with_each_other(task: Callable[..., Any]) -> None:
@@ -214,5 +214,5 @@ def test_a_loss_that_is_no_number_is_an_error(task: Callable[..., Any]) -> None:
 
 def test_one_image_is_too_few(task: Callable[..., Any]) -> None:
     made = task()
-    with pytest.raises(InputError, match="two images or more, and got 1"):
+    with pytest.raises(InputError, match="two or more training images; 1 given"):
         distillation.distil(replace(made, images=made.images[:1]))

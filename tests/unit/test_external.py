@@ -76,7 +76,7 @@ def test_weights_that_change_between_hash_and_build_build_nothing(detector: Path
     request = export_request(find(str(detector)))
     assert request.key
     retrain(detector, data)
-    with pytest.raises(InputError, match=f"{data}: was changed while it was used"):
+    with pytest.raises(InputError, match=f"{data}: changed while it was read"):
         Store(tmp_path / "store").get(request)
 
 

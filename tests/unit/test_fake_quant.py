@@ -95,7 +95,7 @@ def test_the_level_that_sees_hurts_most(floating: fake_quant.FloatGraph) -> None
     assert layerwise.most_sensitive(alone, 1)[0] in ("/model.0/Conv", "/model.1/level32/Conv")
     layers = layerwise.measure(floating, "int4", fake_quant.EIGHT_BIT_INPUTS, progress=lambda _: None)
     assert [layer.alone.sqnr_db for layer in layers] == sorted(layer.alone.sqnr_db for layer in layers)
-    # What everything but one layer costs is no less than what another one costs alone.
+    # Leaving one layer out costs no less than quantizing another one alone.
     worst = layers[0]
     assert all(worst.alone.sqnr_db >= other.leave_one_out.sqnr_db - 3 for other in layers if other is not worst)
 

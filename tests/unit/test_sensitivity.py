@@ -68,7 +68,7 @@ def test_rankings_are_stable() -> None:
 MODULES = ["model.0", "model.1.level8", "model.1.level16", "model.1.level32"]
 
 
-def test_names_meet(tmp_path: Path) -> None:
+def test_modules_and_nodes_are_matched_by_name(tmp_path: Path) -> None:
     model = graph.load(toys.make_detector(tmp_path / "toy.onnx"))
     found = layermap.layer_map(model, MODULES)
     assert found["model.1.level16"] == "/model.1/level16/Conv" and len(found) == 4
@@ -81,7 +81,7 @@ def test_names_meet(tmp_path: Path) -> None:
         ([*MODULES, "model.9"], r"1 modules not in the graph \['model.9'\]"),
     ],
 )
-def test_strays_are_listed(tmp_path: Path, modules: list[str], said: str) -> None:
+def test_names_without_a_match_are_listed(tmp_path: Path, modules: list[str], said: str) -> None:
     model = graph.load(toys.make_detector(tmp_path / "toy.onnx"))
     with pytest.raises(BuildError, match=said):
         layermap.layer_map(model, modules)

@@ -121,7 +121,7 @@ def test_a_source_that_changes_after_its_key_was_made_builds_nothing(store: Stor
     request = request_for(tmp_path)
     assert request.key
     request.source.write_bytes(b"other weights")
-    with pytest.raises(InputError, match=f"{request.source}: was changed while it was used"):
+    with pytest.raises(InputError, match=f"{request.source}: changed while it was read"):
         store.get(request)
     assert builds(tmp_path) == 0
 

@@ -1,1 +1,1 @@
-"""Quantization on the torch side: fake-quantized layers and label-free recovery. Imports torch; nothing else does so."""
+"""Quantization-aware training (QAT) of a fake-quantized detector towards its float original. Imports torch."""

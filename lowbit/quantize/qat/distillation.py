@@ -1,9 +1,9 @@
-"""Recovery of a fake-quantized detector from its float original, without labels.
+"""QAT by distillation: a fake-quantized detector is fine-tuned towards its float original, without labels.
 
-The student is moved towards the teacher's neck features and raw head on crops of unlabelled images. How far a weight
-may move is the caller's choice (``bound``): within half a quantization step training decides only whether it rounds up
-or down, as AdaRound (https://arxiv.org/abs/2004.10568) does layer by layer, but against the whole network's output.
-Scales, zero points and biases are learned too (LSQ, https://arxiv.org/abs/1902.08153).
+The loss compares the student's neck features and raw head with the teacher's on crops of unlabelled images. The caller
+limits how far a weight may move (``bound``). Within half a quantization step, training decides only whether a weight
+rounds up or down, as AdaRound (https://arxiv.org/abs/2004.10568) does, but against the whole network's output and not
+layer by layer. Scales, zero points and biases are learned too (LSQ, https://arxiv.org/abs/1902.08153).
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def distil(task: Task, *, devices: int | None = None) -> dict[str, Any]:
     :class:`BuildError` if the loss stops being a number.
     """
     if len(task.images) < 2:
-        raise InputError(f"recovery by distillation needs two images or more, and got {len(task.images)}.")
+        raise InputError(f"QAT needs two or more training images; {len(task.images)} given.")
     count = devices or max(1, torch.cuda.device_count())
     fabric = Fabric(
         accelerator="cuda" if torch.cuda.is_available() else "cpu",

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class Plan:
     """How to train. ``size``: side of the crops in pixels; ``rate``: peak learning rate of weights and biases,
-    ``scale_rate`` of scales and zero points; ``widths``: the bits that weights have at least first, one after another,
-    each for a tenth of the steps; ``checks``: how often the held-out loss is taken; ``labels``: weight of the detection
-    loss on labelled boxes beside the distillation, 0 without."""
+    ``scale_rate`` of scales and zero points; ``widths``: minimum bits of the weights at the start, one value after
+    another, each for a tenth of the steps; ``checks``: how often the held-out loss is taken; ``labels``: weight of the
+    detection loss on labelled boxes, added to the distillation loss; 0 without."""
 
     steps: int
     rate: float = 1e-4

@@ -1,4 +1,5 @@
-"""What a training keeps beside the student: its running average, the best of it, the loss curve; saved and resumed."""
+"""The state of a training besides the student: its moving average, the best checkpoint, the loss curve; saved and
+resumed."""
 
 from __future__ import annotations
 
@@ -39,7 +40,7 @@ def copied(state: State) -> State:
 
 @dataclass
 class TrainingState:
-    """What a training remembers beside the student: its running average, the best of it, the curve."""
+    """What a training keeps besides the student: its moving average, the best checkpoint of that, the curve."""
 
     average: nn.Module
     best: State
@@ -99,7 +100,7 @@ class TrainingState:
     def resume(
         self, folder: Path, plan: Plan, student: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress
     ) -> int:
-        """Take up an interrupted run of the same plan; returns the steps that are done."""
+        """Resume an interrupted run of the same plan; returns how many steps are done."""
         path = folder / STATE
         if not path.is_file():
             return 0
@@ -114,7 +115,7 @@ class TrainingState:
         self.average.load_state_dict(state["average"])
         self.best, self.best_step, self.rows = state["best"], state["best_step"], state["rows"]
         self.best_loss, self.best_agreement = state["best_loss"], state["best_agreement"]
-        progress(Step(f"distilling, taken up at step {state['step']} of {plan.steps}"))
+        progress(Step(f"distilling, resumed at step {state['step']} of {plan.steps}"))
         return int(state["step"])
 
 
