@@ -1,4 +1,5 @@
-"""The flow: a case to its artifact, the artifact to evidence. The gate makes a verdict of it, and results.json keeps it.
+"""The flow: a case to its artifact, the artifact to evidence, the evidence to a verdict. :mod:`lowbit.entries` makes the
+entry of results.json of it.
 
 pytest's fixtures are an :class:`Evaluation` too: they add parametrization, skips, progress and reporting.
 """
@@ -14,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from lowbit import capability, graph, runtime
+from lowbit import capability, gate, graph, runtime
 from lowbit.artifact import Artifact
 from lowbit.data.dataset import Dataset
 from lowbit.data.detections import Detections
@@ -338,4 +339,21 @@ class Evaluation:
             class_drops(reference, accuracy),
             (0.0, 0.0) if reference is accuracy else drop_interval(reference, accuracy, len(dataset.images)),
             parity,
+        )
+
+    def verdict(self, case: Case, limits: dict[str, float], *, inconclusive: str = "warn") -> gate.Verdict:
+        """What the gate says of a case. ``limits``: as :meth:`lowbit.gate.Thresholds.limits` gives them; ``inconclusive``: as
+        for :func:`lowbit.gate.decide`."""
+        evidence, dataset = self.evidence(case), self.truth(case.detector)
+        if case.scheme.id == "fp32":
+            return gate.judge_reference(evidence.accuracy.map, case.detector, dataset.annotations)
+        return gate.judge(
+            limits,
+            evidence.drops,
+            evidence.interval,
+            self.kernels(case).int8_mac_fraction if case.on_default else None,
+            # Of other runtimes a share of MACs in integer kernels is not asked.
+            kernels_hidden=not case.on_default,
+            inconclusive=inconclusive,
+            images=len(dataset.images),
         )

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
-from lowbit import files, graph
+from lowbit import entries, files, graph
 from lowbit.artifact import Artifact
 from lowbit.evaluate import Case
 from lowbit.graph import Structure, layout, qcdq
@@ -15,16 +14,16 @@ from lowbit.measure import comparison
 from lowbit.quantize import portable, tool
 from lowbit.quantize.mixed import SETTINGS
 from lowbit.schemes import CATALOGUE, origins
-from lowbit_pytest.recording import Record, describe_artifact
+from lowbit_pytest.recording import Record
 from lowbit_pytest.workbench import Workbench
 
 pytestmark = pytest.mark.artifact
 
 
 @pytest.fixture
-def quantized(case: Case, artifact: Artifact, structure: Structure, record: Record, run_folder: Path) -> Structure:
+def quantized(case: Case, structure: Structure, workbench: Workbench, record: Record) -> Structure:
     """The structure of a quantized artifact; float schemes skip."""
-    record(**describe_artifact(artifact, structure, run_folder))
+    record(entries.built(case, workbench))
     if not case.scheme.quantized:
         pytest.skip("a float scheme has nothing quantized")
     return structure

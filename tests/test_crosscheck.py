@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from lowbit import graph
+from lowbit import entries, graph
 from lowbit.artifact import Artifact
 from lowbit.evaluate import Case, Evidence
 from lowbit.measure.latency import interleave
@@ -37,7 +37,6 @@ def test_beside_modelopt(
     if reason:
         pytest.skip(reason)
     theirs = workbench.evidence(other)
-    images = len(workbench.truth(case.detector).images)
     detector = workbench.detector(case.detector)
     source = workbench.artifact(case.detector, find("fp32")).path
     shown = workbench.calibration(case.detector).paths[:IMAGES]
@@ -55,19 +54,18 @@ def test_beside_modelopt(
         feed = workbench.inputs(case.detector, 1)[0]
         runs = [_run(workbench.session(which), feed) for which in (other, case)]
         speed, _, _ = interleave(runs[0], runs[1], pairs=PAIRS)
-    low, high = drop_interval(evidence.accuracy, theirs.accuracy, images)
+    low, high = drop_interval(evidence.accuracy, theirs.accuracy, len(workbench.truth(case.detector).images))
     module_of = layermap.convolutions(floating.model)
-    record(
-        crosscheck=CrossCheck(
-            scheme=BESIDE,
-            ap_difference=evidence.accuracy.map - theirs.accuracy.map,
-            ap_interval=(low, high),
-            speed_ratio=speed.ratio if speed else None,
-            speed_interval=(speed.low, speed.high) if speed else None,
-            rank_correlation=opinions.correlation,
-            disagreements=[module_of[name] for name, _, _ in opinions.disagreements[:5]],
-        ).model_dump(mode="json")
+    found = CrossCheck(
+        scheme=BESIDE,
+        ap_difference=evidence.accuracy.map - theirs.accuracy.map,
+        ap_interval=(low, high),
+        speed_ratio=speed.ratio if speed else None,
+        speed_interval=(speed.low, speed.high) if speed else None,
+        rank_correlation=opinions.correlation,
+        disagreements=[module_of[name] for name, _, _ in opinions.disagreements[:5]],
     )
+    record(entries.part(case, crosscheck=found))
     assert opinions.correlation > 0.3, (
         "the tools disagree on which convolutions suffer: one of them is measured wrongly"
     )

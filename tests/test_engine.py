@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from lowbit import runtime
+from lowbit import entries, runtime
 from lowbit.artifact import Artifact
 from lowbit.evaluate import Case
 from lowbit.measure import comparison, latency
@@ -47,18 +47,17 @@ def test_engine(
     reference = references[case.detector]
     speed, _, seconds = latency.interleave(reference, engine, pairs=PAIRS)
     timing = latency.summarize(seconds)
-    record(
-        engine=EngineRecord(
-            layers=engine.precisions.layers,
-            float_convolutions=list(engine.precisions.float_convolutions),
-            p50=timing.p50,
-            p90=timing.p90,
-            p95=timing.p95,
-            p99=timing.p99,
-            speedup=speed.ratio,
-            speedup_ci=(speed.low, speed.high),
-        ).model_dump(mode="json")
+    found = EngineRecord(
+        layers=engine.precisions.layers,
+        float_convolutions=list(engine.precisions.float_convolutions),
+        p50=timing.p50,
+        p90=timing.p90,
+        p95=timing.p95,
+        p99=timing.p99,
+        speedup=speed.ratio,
+        speedup_ci=(speed.low, speed.high),
     )
+    record(entries.part(case, engine=found))
     head = workbench.detector(case.detector).head
     plain = runtime.open_session(workbench.deployed(case).path, runtime.SessionOptions(optimized=False))
     wanted = plain.run(None, {plain.get_inputs()[0].name: timing_input})

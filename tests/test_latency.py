@@ -11,14 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lowbit import host, runtime
+from lowbit import entries, host, runtime
 from lowbit.artifact import Artifact
 from lowbit.errors import UnavailableError
 from lowbit.evaluate import Case
-from lowbit.graph import Structure
 from lowbit.measure import latency
 from lowbit.schemes import find
-from lowbit_pytest.recording import Record, describe_artifact, describe_runtime
+from lowbit_pytest.recording import Record
 from lowbit_pytest.workbench import Workbench
 
 ROUNDS = 60
@@ -31,12 +30,10 @@ IMAGES = 8
 def test_latency(
     case: Case,
     artifact: Artifact,
-    structure: Structure,
     timing_input: np.ndarray[Any, np.dtype[np.float32]],
     workbench: Workbench,
     benchmark: Any,
     record: Record,
-    run_folder: Path,
 ) -> None:
     benchmark.group = f"{case.name} on {case.runtime.name}"
     detector, images = workbench.detector(case.detector), workbench.dataset(case.detector).images
@@ -49,44 +46,36 @@ def test_latency(
         if scheme != case.scheme.id
     }
     state = [host.gpu_state()] if case.runtime.gpu else []
-    speed: dict[str, Any] = {}
+    ratios: dict[str, latency.Speedup] = {}
     batched = None
     with runtime.on_cores(options):
         stages = latency.end_to_end(session, detector.head, detector.input, [one.path for one in images[:IMAGES]])
         benchmark.pedantic(run, rounds=ROUNDS, warmup_rounds=latency.WARM_UP)
         for scheme, name in references.items():
-            if scheme not in others:
-                speed |= {name: 1.0, f"{name}_ci": (1.0, 1.0)}
-                continue
-            ratio, _, _ = latency.interleave(others[scheme], run, pairs=PAIRS)
-            speed |= {name: ratio.ratio, f"{name}_ci": (ratio.low, ratio.high)}
+            ratios[name] = latency.Speedup(1.0, 1.0, 1.0, 0)  # itself
+            if scheme in others:
+                ratios[name], _, _ = latency.interleave(others[scheme], run, pairs=PAIRS)
         if runtime.PRECISE in options.config:
-            speed |= _precision_cost(run, workbench.deployed(case).path, options, timing_input)
+            ratios["precision_cost"] = _precision_cost(run, workbench.deployed(case).path, options, timing_input)
         with contextlib.suppress(UnavailableError):  # a graph for one image only
             path = workbench.deployed(case).path
-            batched = dataclasses.asdict(latency.in_batches(path, options, timing_input))
+            batched = latency.in_batches(path, options, timing_input)
     timing = latency.summarize(benchmark.stats.stats.data)
     state += [host.gpu_state()] if state else []
-    measured = {**dataclasses.asdict(timing), **speed, "end_to_end": dataclasses.asdict(stages), "batched": batched}
-    benchmark.extra_info.update(measured, provider=case.runtime.title, **options.as_json())
-    record(
-        **describe_artifact(artifact, structure, run_folder),
-        latency={
-            **measured,
-            "host": host.name(with_gpu=case.runtime.gpu),
-            "affinity": list(options.cores) or None,
-            "gpu_state": [dataclasses.asdict(one) for one in state if one] or None,
-        },
-        **describe_runtime(case, workbench),
+    measured = entries.timed(case, workbench, timing, ratios, stages, batched, [one for one in state if one])
+    benchmark.extra_info.update(
+        measured.latency.model_dump(mode="json"), provider=case.runtime.title, **options.as_json()
     )
+    record(entries.built(case, workbench))
+    record(measured)
     assert timing.rounds == ROUNDS
 
 
 def _precision_cost(
     run: Callable[[], Any], path: Path, options: runtime.SessionOptions, tensor: np.ndarray[Any, np.dtype[np.float32]]
-) -> dict[str, Any]:
+) -> latency.Speedup:
     """What it costs that kernels must not saturate: time with that entry over time without."""
     config = tuple(entry for entry in options.config if entry != runtime.PRECISE)
     saturating = runtime.open_session(path, dataclasses.replace(options, config=config))
     cost, _, _ = latency.interleave(run, saturating.timed_run(tensor), pairs=PAIRS)
-    return {"precision_cost": cost.ratio, "precision_cost_ci": (cost.low, cost.high)}
+    return cost

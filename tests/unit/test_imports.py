@@ -27,7 +27,7 @@ ORDER = (
         "worker",
     ),
     *("data", "bundled", "runtime", "graph", "detector", "old_results", "results"),
-    *("measure", "sensitivity", "quantize", "capability", "store", "gate", "evaluate", "report", "cli"),
+    *("measure", "sensitivity", "quantize", "capability", "store", "gate", "evaluate", "entries", "report", "cli"),
 )
 
 

@@ -153,7 +153,18 @@ def test_the_second_run_builds_nothing_and_workers_share_one_run(toy: Toy) -> No
     done = toy.pytest("tests/test_accuracy.py", "-k", SCHEMES, "-n", "2", "-m", "not latency and not gpu")
     assert done.returncode == 0, done.stdout + done.stderr
     assert {p: p.stat().st_mtime_ns for p in (toy.folder / "store" / "artifacts").rglob("*")} == before
-    assert {e.scheme: e.map for e in toy.results().entries} == {"fp32": 1.0, "int8-ort-minmax": 1.0}
+    entries = [entry for entry in toy.results().entries if entry.on_default]
+    assert {e.scheme: e.map for e in entries} == {"fp32": 1.0, "int8-ort-minmax": 1.0}
+
+
+def test_a_wrong_field_fails_in_the_test_that_records_it(toy: Toy, plugin: Callable[[str, str], None]) -> None:
+    """Named, and not when the run is written, which would lose what the test recorded before."""
+    plugin("wrong", "from lowbit import entries\nentries.scored = lambda case, _: entries.part(case, mapp=0.5)\n")
+    done = toy.pytest("tests/test_accuracy.py", "-k", FLOAT, "-n", "1", "-p", "wrong")
+    assert done.returncode == 1, done.stdout + done.stderr
+    (entry,) = toy.results().entries
+    assert entry.status is results.Status.ERROR and entry.artifact is not None
+    assert entry.reason is not None and "toy-fp32: mapp can't be recorded" in entry.reason
 
 
 def test_baselines_are_kept_by_hardware(toy: Toy, tmp_path: Path) -> None:

@@ -1,0 +1,166 @@
+"""The flow's last step: what was measured of a case, as its entry in results.json.
+
+An entry comes in parts, one a measurement: an :class:`Entry` of which only the case and what was measured are set. Tests
+record parts, and :func:`merge` makes one entry of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from lowbit import host
+from lowbit.errors import LowbitError
+from lowbit.evaluate import Case, Evaluation
+from lowbit.gate import Verdict
+from lowbit.measure.latency import Batched, EndToEnd, Speedup, Timing
+from lowbit.measure.parity import Parity
+from lowbit.results import (
+    ArtifactRecord,
+    BuildRecord,
+    Entry,
+    LatencyRecord,
+    ParityRecord,
+    RuntimeRecord,
+    ShareRecord,
+)
+
+_Model = TypeVar("_Model", bound=BaseModel)
+_ACCURACY = ("map", "map50", "map75", "map_small", "map_medium", "map_large", "ar", "recall", "miss_rate")
+
+
+def part(case: Case, **fields: Any) -> Entry:
+    """A part of a case's entry. Raises :class:`LowbitError` that names the field, for one that an entry does not have or a
+    value that it does not take."""
+    try:
+        return Entry(detector=case.name, scheme=case.scheme.id, provider=case.runtime.name, **fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where, given = ".".join(map(str, first["loc"])), str(first["input"])[:80]
+        raise LowbitError(
+            f"{case.id}: {where} can't be recorded: {first['msg']} (given: {given}). An entry has the fields of "
+            "lowbit.results.Entry."
+        ) from error
+
+
+def merge(first: Entry, second: Entry) -> Entry:
+    """One entry of two parts of it. What the second says replaces what the first said; of the runtime, field by field: a
+    timing says nothing of parity and must not erase it."""
+    merged = _over(first, second)
+    if first.runtime and second.runtime:
+        merged.runtime = _over(first.runtime, second.runtime)
+    return merged
+
+
+def _over(first: _Model, second: _Model) -> _Model:
+    return first.model_copy(update={name: getattr(second, name) for name in second.model_fields_set})
+
+
+def built(case: Case, evaluation: Evaluation) -> Entry:
+    """The artifact, and what it cost to build."""
+    artifact = evaluation.artifact(case.detector, case.scheme)
+    structure, manifest = evaluation.structure(case.detector, case.scheme), artifact.manifest
+    sensitivity = manifest.get("sensitivity", {}).get("sqnr_db")
+    return part(
+        case,
+        artifact=ArtifactRecord(
+            path=str(artifact.path),
+            sha256=artifact.sha256,
+            bytes=artifact.size_bytes,
+            weight_bits=structure.weight_bits,
+            quantized_fraction=structure.quantized_fraction,
+            left_out=manifest.get("left_out"),
+        ),
+        build=BuildRecord(
+            seconds=manifest["seconds"],
+            peak_rss_bytes=manifest["peak_rss_bytes"],
+            tool_versions=manifest["tool_versions"],
+        ),
+        **({"layer_sqnr": sensitivity} if sensitivity else {}),
+    )
+
+
+def scored(case: Case, evaluation: Evaluation) -> Entry:
+    """Accuracy and its drop, the data set that it was measured on, and the runtime that the parity guard has checked."""
+    evidence, dataset = evaluation.evidence(case), evaluation.truth(case.detector)
+    return part(
+        case,
+        **{name: getattr(evidence.accuracy, name) for name in _ACCURACY},
+        map_pycocotools=evidence.checked.map,
+        map50_pycocotools=evidence.checked.map50,
+        host=host.name(with_gpu=case.runtime.gpu),
+        drop=evidence.drop,
+        drop_ci=evidence.interval,
+        drops=evidence.drops,
+        worst_class=evidence.worst_class,
+        class_drops=evidence.class_drops,
+        weights=evaluation.weights(case.detector),
+        dataset=dataset.name,
+        dataset_file=str(dataset.annotations),
+        dataset_digest=dataset.digest,
+        dataset_classes=dataset.category_ids,
+        images=len(dataset.images),
+        runtime=_runtime(case, evaluation, evidence.parity),
+    )
+
+
+def timed(
+    case: Case,
+    evaluation: Evaluation,
+    timing: Timing,
+    ratios: Mapping[str, Speedup],
+    stages: EndToEnd,
+    batched: Batched | None,
+    gpu_state: Sequence[host.GpuState] = (),
+) -> Entry:
+    """Latency, and the runtime that it was measured on. ``ratios``: ``speedup``, ``speedup_fp16`` and ``precision_cost``, as
+    far as they were measured."""
+    speeds: dict[str, Any] = {name: ratio.ratio for name, ratio in ratios.items()}
+    speeds |= {f"{name}_ci": (ratio.low, ratio.high) for name, ratio in ratios.items()}
+    latency = LatencyRecord(
+        **dataclasses.asdict(timing),
+        **speeds,
+        end_to_end=dataclasses.asdict(stages),
+        batched=dataclasses.asdict(batched) if batched else None,
+        affinity=list(evaluation.timed_options(case).cores) or None,
+        gpu_state=list(gpu_state) or None,
+        host=host.name(with_gpu=case.runtime.gpu),
+    )
+    return part(case, latency=latency, runtime=_runtime(case, evaluation))
+
+
+def judged(case: Case, verdict: Verdict, threshold: float) -> Entry:
+    """The gate's verdict. ``threshold``: the drop of mAP that it allows, a fraction."""
+    return part(case, status=verdict.status, reason=verdict.reason or None, threshold=threshold)
+
+
+def _runtime(case: Case, evaluation: Evaluation, parity: Parity | None = None) -> RuntimeRecord:
+    kernels = evaluation.kernels(case)
+    shares = {name: ShareRecord(nodes=one.nodes, macs=one.macs) for name, one in kernels.assignment.items()}
+    # What was not checked stays unset, so that it replaces nothing.
+    checked: dict[str, Any] = {"parity": parity.agreement, "guard": _guard(parity)} if parity else {}
+    return RuntimeRecord(
+        provider=case.runtime.title,
+        options=evaluation.options(case).as_json(),
+        int8_mac_fraction=kernels.int8_mac_fraction,
+        assignment=shares or None,
+        **checked,
+    )
+
+
+def _guard(parity: Parity) -> ParityRecord:
+    name, worst = parity.worst_layer or (None, None)
+    return ParityRecord(
+        sqnr_db=parity.sqnr_db,
+        floor_db=parity.floor_db,
+        mean_db=parity.head.mean_db,
+        mean_floor_db=parity.head.floor_db,
+        worst_layer=name,
+        worst_layer_db=worst.mean_db if worst else None,
+        layers=len(parity.layers),
+        detections=parity.detections,
+        images=parity.images,
+    )
