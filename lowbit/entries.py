@@ -97,6 +97,7 @@ def scored(case: Case, evaluation: Evaluation) -> Entry:
         drops=evidence.drops,
         worst_class=evidence.worst_class,
         class_drops=evidence.class_drops,
+        operating_point=dataclasses.asdict(evidence.operating_point) if evidence.operating_point else None,
         weights=evaluation.weights(case.detector),
         dataset=dataset.name,
         dataset_file=str(dataset.annotations),

@@ -25,7 +25,7 @@ from lowbit.data.lists import CalibrationSet, load_calibration
 from lowbit.data.load import load_data, load_images, load_unlabelled
 from lowbit.data.pseudo_labels import labelled_by
 from lowbit.detector import Detector, declare, registry
-from lowbit.errors import UnavailableError
+from lowbit.errors import InputError, UnavailableError
 from lowbit.measure import emulation, pycocotools_check
 from lowbit.measure.executed_kernels import kernels
 from lowbit.measure.metrics import (
@@ -37,6 +37,7 @@ from lowbit.measure.metrics import (
     evaluate,
     worst_class,
 )
+from lowbit.measure.operating_point import OperatingPoint, operating_point
 from lowbit.measure.parity import IMAGES, Parity, check_parity
 from lowbit.measure.predict import predict
 from lowbit.progress import Progress, Step
@@ -90,7 +91,8 @@ def reference_of(case: Case) -> Case:
 class Evidence:
     """What one artifact saw on the data set, scored, and how it differs from FP32 on the same runtime.
 
-    ``checked``: pycocotools' AP of the same detections.
+    ``checked``: pycocotools' AP of the same detections. ``operating_point``: None for FP32 itself, and where its own
+    detections are the objects: its precision is 1 by definition there.
     """
 
     accuracy: Accuracy
@@ -101,6 +103,7 @@ class Evidence:
     class_drops: dict[str, float]
     interval: tuple[float, float]
     parity: Parity
+    operating_point: OperatingPoint | None
 
     @property
     def drop(self) -> float:
@@ -115,7 +118,8 @@ class Given:
     ``dataset``: annotations, or without labels images; ``labels``: ``dataset`` or ``none``; ``calibration``: a list of
     images; ``training``: images that a recovery may learn from; ``image_size``: side of the input in pixels, for files
     that leave it open; ``trust``: unpickle checkpoints of unknown origin; ``allow_similar``: take calibration images that
-    look like evaluation images; ``declared``: detectors that ``lowbit.toml`` declares, by name.
+    look like evaluation images; ``declared``: detectors that ``lowbit.toml`` declares, by name; ``confidence``: the
+    threshold that detectors are deployed with. Raises :class:`InputError` for one outside [0, 1].
     """
 
     dataset: Path | None = None
@@ -126,6 +130,14 @@ class Given:
     trust: bool = False
     allow_similar: bool = False
     declared: Mapping[str, declare.Declared] = dataclasses.field(default_factory=dict)
+    confidence: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.confidence is not None and not 0 <= self.confidence <= 1:
+            raise InputError(
+                f"--confidence {self.confidence:g}: is no threshold on scores, which lie between 0 and 1. Give the one that "
+                "you deploy the float detector with."
+            )
 
 
 class Evaluation:
@@ -163,6 +175,12 @@ class Evaluation:
     def _allow_similar(self, name: str) -> bool:
         declared = self.given.declared.get(name)
         return bool(self.given.allow_similar or (declared and declared.allow_similar))
+
+    def confidence(self, name: str) -> float:
+        """The threshold that a detector is deployed with: the user's, or :data:`DEPLOYED_CONFIDENCE`."""
+        declared = self.given.declared.get(name)
+        given = (self.given.confidence, declared.confidence if declared else None)
+        return next((one for one in given if one is not None), DEPLOYED_CONFIDENCE)
 
     def _note(self, notes: Iterable[str]) -> None:
         self._notes.update(dict.fromkeys(notes))
@@ -330,6 +348,9 @@ class Evaluation:
         accuracy = evaluate(dataset, found)
         checked = pycocotools_check.check(dataset, found, accuracy)
         reference = accuracy if case.scheme.id == "fp32" else self.evidence(reference_of(case)).accuracy
+        images, point = len(dataset.images), None
+        if reference is not accuracy and self.dataset(case.detector).labelled:
+            point = operating_point(reference, accuracy, images, self.confidence(case.detector))
         return Evidence(
             accuracy,
             checked,
@@ -337,8 +358,9 @@ class Evaluation:
             compare(reference, accuracy),
             worst_class(reference, accuracy)[0],
             class_drops(reference, accuracy),
-            (0.0, 0.0) if reference is accuracy else drop_interval(reference, accuracy, len(dataset.images)),
+            (0.0, 0.0) if reference is accuracy else drop_interval(reference, accuracy, images),
             parity,
+            point,
         )
 
     def verdict(self, case: Case, limits: dict[str, float], *, inconclusive: str = "warn") -> gate.Verdict:

@@ -154,6 +154,60 @@ class CrossCheck(_Model):
     disagreements: list[str]
 
 
+class PointRecord(_Model):
+    """A detector at a confidence threshold, by all of its detections at IoU 0.5. ``precision``: null where there are none."""
+
+    threshold: float
+    precision: float | None
+    recall: float
+    f1: float
+
+
+class CurveRecord(_Model):
+    """Precision and recall at ascending confidence thresholds."""
+
+    thresholds: list[float]
+    precision: list[float | None]
+    recall: list[float]
+
+
+class BehaviourRecord(_Model):
+    """A detector at the user's threshold and at that of its best F1. ``calibration_error``: the expected calibration error
+    of what the user's threshold keeps, null where that is nothing."""
+
+    at_confidence: PointRecord
+    best_f1: PointRecord
+    calibration_error: float | None
+    curve: CurveRecord
+
+
+class ProposalRecord(_Model):
+    """The quantized detector at a threshold to use instead of the user's; ``interval``: the threshold's, 95 %."""
+
+    at: PointRecord
+    interval: tuple[float, float]
+
+
+class ShiftRecord(_Model):
+    """The median fall of the scores of a class's objects that both detectors find, and their number."""
+
+    median: float
+    objects: int
+
+
+class OperatingPointRecord(_Model):
+    """What becomes of ``confidence``, the threshold that the user deploys FP32 with: ``same_precision`` is the lowest
+    threshold at which the quantized detector has at least FP32's precision, ``same_recall`` the highest with at least its
+    recall; null where none has. ``score_shift``: by class."""
+
+    confidence: float
+    reference: BehaviourRecord
+    quantized: BehaviourRecord
+    same_precision: ProposalRecord | None
+    same_recall: ProposalRecord | None
+    score_shift: dict[str, ShiftRecord]
+
+
 class EngineRecord(_Model):
     """An artifact as a TensorRT engine. ``layers``: how many compute in which type; ``float_convolutions``: those that do
     not compute in integers or FP8. Times in seconds; ``speedup``: over the FP32 export's engine in the same run."""
@@ -175,6 +229,7 @@ class Entry(_Model):
     machine that accuracy was measured on, by :func:`lowbit.host.name`; that of a timing is ``latency.host``.
     ``map_pycocotools`` and ``map50_pycocotools``: pycocotools' on the same detections, within 1e-6 of ``map`` and ``map50``.
     ``layer_sqnr``: the raw head's SQNR in dB with one convolution alone quantized, where the scheme measured it.
+    ``operating_point``: null for FP32 itself, and where nobody labelled the images.
     """
 
     detector: str
@@ -206,6 +261,7 @@ class Entry(_Model):
     drops: dict[str, float] | None = None
     worst_class: str | None = None
     class_drops: dict[str, float] | None = None
+    operating_point: OperatingPointRecord | None = None
     layer_sqnr: dict[str, float] | None = None
     changed_images: list[ChangedImage] | None = None
     crosscheck: CrossCheck | None = None

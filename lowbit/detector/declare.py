@@ -64,6 +64,7 @@ class Declared(toml.Table):
     kind, or a table of its kind and that kind's options, where the outputs leave them open. ``strides``: of its levels. ``classes``: the data set's category id of every
     class index, -1 for a class that the data set does not have; by default the categories in the order of their ids.
     ``allow_similar``: take calibration images that look like evaluation images, as frames of one fixed camera do.
+    ``confidence``: the score from which on a detection counts where the detector is deployed.
     """
 
     model: _Path
@@ -81,6 +82,7 @@ class Declared(toml.Table):
     strides: tuple[int, ...] = STRIDES
     classes: tuple[int, ...] | None = None
     allow_similar: bool = False
+    confidence: float | None = Field(default=None, ge=0, le=1)
 
     @property
     def preprocessing(self) -> dict[str, Any]:

@@ -37,15 +37,23 @@ class Point:
 
 
 @dataclass(frozen=True, slots=True)
+class Curve:
+    """Precision, None where nothing is detected, and recall at about 50 ascending thresholds, to four decimals."""
+
+    thresholds: tuple[float, ...]
+    precision: tuple[float | None, ...]
+    recall: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Behaviour:
     """One detector over all thresholds. ``at_confidence``: at the user's; ``best_f1``: where F1 is largest;
-    ``calibration_error``: :func:`calibration_error` of what the user's threshold keeps; ``curve``: about 50 thresholds,
-    ascending."""
+    ``calibration_error``: :func:`calibration_error` of what the user's threshold keeps."""
 
     at_confidence: Point
     best_f1: Point
     calibration_error: float | None
-    curve: tuple[Point, ...]
+    curve: Curve
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +65,21 @@ class Proposal:
 
 
 @dataclass(frozen=True, slots=True)
+class Shift:
+    """The median fall of the scores of a class's objects that both detectors find, at any score, and their number."""
+
+    median: float
+    objects: int
+
+
+@dataclass(frozen=True, slots=True)
 class OperatingPoint:
     """What becomes of the user's threshold, ``confidence``.
 
     ``same_precision``: the lowest threshold at which the quantized detector's precision is at least FP32's at
     ``confidence``. Precision is not monotone, so higher thresholds may miss it; the lowest one finds most. ``same_recall``:
     the highest threshold at which its recall is at least FP32's. Each is None where no threshold reaches it, and where
-    FP32 finds no object at ``confidence``. ``score_shift``: by class, the median fall of the score of objects that both
-    find at any confidence.
+    FP32 finds no object at ``confidence``. ``score_shift``: by class.
     """
 
     confidence: float
@@ -72,7 +87,7 @@ class OperatingPoint:
     quantized: Behaviour
     same_precision: Proposal | None
     same_recall: Proposal | None
-    score_shift: dict[str, float]
+    score_shift: dict[str, Shift]
 
 
 def operating_point(reference: Accuracy, quantized: Accuracy, images: int, confidence: float) -> OperatingPoint:
@@ -191,16 +206,21 @@ def _nearest(kept: _Ints, chosen: _Ints, thresholds: _Floats, place: int) -> _In
 def _behaviour(accuracy: Accuracy, counts: _Counts, thresholds: _Floats, place: int) -> Behaviour:
     total = counts.kept + counts.objects[:, None]
     best = (2 * counts.true / np.maximum(total, 1)).argmax(1)
-    sampled = np.searchsorted(thresholds, _CURVE)
+    points = [counts.point(thresholds, int(at)) for at in np.searchsorted(thresholds, _CURVE)]
     return Behaviour(
         counts.point(thresholds, place),
         counts.point(thresholds, int(_nearest(counts.kept, best, thresholds, place)[0])),
         calibration_error(accuracy.found, float(thresholds[place])),
-        tuple(counts.point(thresholds, int(at)) for at in sampled),
+        Curve(
+            tuple(point.threshold for point in points),
+            tuple(None if point.precision is None else round(point.precision, 4) for point in points),
+            tuple(round(point.recall, 4) for point in points),
+        ),
     )
 
 
-def _score_shift(reference: Accuracy, quantized: Accuracy) -> dict[str, float]:
+def _score_shift(reference: Accuracy, quantized: Accuracy) -> dict[str, Shift]:
     both = (reference.object_scores > 0) & (quantized.object_scores > 0)
     falls, classes = (reference.object_scores - quantized.object_scores)[both], reference.object_classes[both]
-    return {str(name): float(np.median(falls[classes == name])) for name in np.unique(classes)}
+    by_class = {str(name): falls[classes == name] for name in np.unique(classes)}
+    return {name: Shift(float(np.median(mine)), len(mine)) for name, mine in by_class.items()}

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from lowbit.gate import points
+from lowbit.report import thresholds
 from lowbit.report.summary import CUT, VERDICTS, disagreements, hosts, left_out, recommend, remarks
-from lowbit.results import Entry, Results, Status, SweepRecord
+from lowbit.results import BehaviourRecord, Entry, OperatingPointRecord, Results, Status, SweepRecord
 
 _MARKS = {Status.PASSED: "o", Status.INCONCLUSIVE: "D", Status.FAILED: "X", Status.ERROR: "X"}
 _COLOURS = {Status.PASSED: "#1b7837", Status.INCONCLUSIVE: "#b8860b", Status.FAILED: "#b2182b", Status.ERROR: "#b2182b"}
@@ -60,6 +61,11 @@ def _section(detector: str, provider: str, entries: Sequence[Entry], folder: Pat
         "entries": entries,
         "remarks": [said.replace("`", "") for said in (*(r for e in entries for r in remarks(e)), *left_out(entries))],
         "charts": [chart for chart in (_drops(entries), _pareto(entries), _layers(entries)) if chart],
+        "thresholds": [
+            (entry.scheme, thresholds.advice(point), thresholds.details(point), _curves(point, entry.scheme))
+            for entry in entries
+            if (point := entry.operating_point)
+        ],
         "sizes": _by_size(entries),
         "classes": _by_class(entries),
         "gallery": [(entry, _images(entry, folder)) for entry in entries if entry.changed_images],
@@ -146,6 +152,43 @@ def _pareto(entries: Sequence[Entry]) -> str:
     return _svg(draw, 8.2, 3.4) + f'<p class="legend">{legend}</p>'
 
 
+def _curves(found: OperatingPointRecord, scheme: str) -> str:
+    """Precision over recall and F1 over the threshold of both detectors, told apart by their lines."""
+    drawn: list[tuple[BehaviourRecord, Any]] = [
+        (found.reference, {"color": "0.55", "linewidth": 2}),
+        (found.quantized, {"color": "k", "linewidth": 1.2, "linestyle": "--"}),
+    ]
+
+    def draw(figure: Any) -> None:
+        left, right = figure.subplots(1, 2)
+        for one, style in drawn:
+            points = zip(one.curve.thresholds, one.curve.precision, one.curve.recall, strict=True)
+            known = [(t, p, r) for t, p, r in points if p is not None]
+            if not known:
+                continue
+            steps, precision, recall = zip(*known, strict=True)
+            left.plot(recall, precision, **style)
+            right.plot(steps, [2 * p * r / (p + r) if p + r else 0.0 for _, p, r in known], **style)
+        marks = [
+            (found.reference.at_confidence, "o", "0.55"),
+            (found.quantized.at_confidence, "o", "none"),
+            *([(found.same_precision.at, "s", "k")] if found.same_precision else []),
+        ]
+        for point, mark, face in marks:
+            look = {"marker": mark, "markerfacecolor": face, "markeredgecolor": "k", "markersize": 7}
+            if point.precision is not None:
+                left.plot(point.recall, point.precision, **look)
+            right.plot(point.threshold, point.f1, **look)
+        left.set(xlabel="recall", ylabel="precision", xlim=(0, 1.02), ylim=(0, 1.05))
+        right.set(xlabel="confidence threshold", ylabel="F1", xlim=(0, 1), ylim=(0, 1.05))
+        for axes in (left, right):
+            axes.grid(color="0.92")
+
+    used = f"; square: {html.escape(scheme)} at {found.same_precision.at.threshold:g}" if found.same_precision else ""
+    caption = f"Solid: FP32; dashed: {html.escape(scheme)}. Circles: at {found.confidence:g}, FP32's filled{used}"
+    return _svg(draw, 8.2, 2.6) + f'<p class="legend">{caption}</p>'
+
+
 def _layers(entries: Sequence[Entry], count: int = 20) -> str:
     """What the most sensitive convolutions cost alone, of the first scheme that measured it."""
     measured = next((entry for entry in entries if entry.layer_sqnr), None)
@@ -186,11 +229,12 @@ def _svg(draw: Callable[[Any], None], width: float, height: float) -> str:
     from matplotlib.figure import Figure
 
     # Text as text: small, searchable, and in the reader's font; a salt keeps ids apart within one page and alike
-    # between runs.
+    # between runs. One font and not a list of ten at every label.
     style: Any = {
         "svg.fonttype": "none",
         "svg.hashsalt": draw.__qualname__,
         "font.family": "sans-serif",
+        "font.sans-serif": ["DejaVu Sans"],
         "font.size": 9,
     }
     with matplotlib.rc_context(style):

@@ -7,6 +7,7 @@ from itertools import groupby
 
 from lowbit.gate import points
 from lowbit.markdown import escape, table
+from lowbit.report import thresholds
 from lowbit.results import CrossCheck, EngineRecord, Entry, RankedLayer, Results, Status, SweepRecord
 from lowbit.runtime import PRECISE
 
@@ -108,6 +109,7 @@ def _section(detector: str, provider: str, entries: Sequence[Entry]) -> list[str
         lines.append(
             f"- Most of the arithmetic ran in float on this provider, though the file is quantized: {', '.join(in_name_only)}"
         )
+    lines += [f"- {escape(line)}" for line in thresholds.summary_lines(entries)]
     lines += [f"- {sentence}" for entry in entries for sentence in remarks(entry)]
     lines += [f"- {sentence}" for sentence in left_out(entries)]
     return [*lines, ""] if lines[-1] else lines

@@ -70,6 +70,7 @@ def test_unknown_names_list_the_declared_ones(tmp_path: Path) -> None:
         ("[detectors.mine]\nmodel = 'a.onnx'\ncolors = 'grb'", r"detectors\.mine\.colors: .*'rgb' or 'bgr'.*grb"),
         ("[detectors.mine]\nmodel = 'a.onnx'\nsize = 8", r"detectors\.mine\.size: .*32.*given: 8"),
         ("[detectors.mine]\nmodel = 'a.onnx'\nhead = 'yolo'", r"detectors\.mine\.head: .*decoded"),
+        ("[detectors.mine]\nmodel = 'a.onnx'\nconfidence = 25", r"detectors\.mine\.confidence: .*1.*given: 25"),
         ("[gate]\nlabels = 'none'", r"gate\.labels: Extra inputs"),
     ],
 )

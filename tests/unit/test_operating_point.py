@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from lowbit.data.detections import Detections
 from lowbit.measure.metrics import evaluate, image_draws
-from lowbit.measure.operating_point import OperatingPoint, Point, calibration_error, operating_point
+from lowbit.measure.operating_point import OperatingPoint, Point, Shift, calibration_error, operating_point
 from tests.unit.test_metrics import Found, Objects, found, make_dataset, noisy, pycocotools, score
 
 # Four objects of class 3 in a row, and where no object is.
@@ -141,19 +141,21 @@ def test_score_shift_is_the_median_fall_by_class() -> None:
     one = {1: found([(box, 0.75, 0) for box in BOXES[:4]] + [(BOXES[4], 0.5, 1)])}
     # The fourth object is not found, and does not count.
     other = {1: found([(BOXES[n], s, 0) for n, s in enumerate([0.5, 0.25, 0.625])] + [(BOXES[4], 0.75, 1)])}
-    assert compared(one, other, 0.25, objects).score_shift == {"class3": 0.25, "class7": -0.25}
+    assert compared(one, other, 0.25, objects).score_shift == {"class3": Shift(0.25, 3), "class7": Shift(-0.25, 1)}
     missed = {1: found([(BOXES[0], 0.5, 0)])}
-    assert compared(one, missed, 0.25, objects).score_shift == {"class3": 0.25}
+    assert compared(one, missed, 0.25, objects).score_shift == {"class3": Shift(0.25, 1)}
 
 
 def test_curves_are_short_and_ascending() -> None:
     objects, detections = noisy(5)
     curve = compared(detections, detections, 0.3, objects, 12).reference.curve
-    thresholds = [point.threshold for point in curve]
-    assert thresholds == sorted(set(thresholds)) and 45 <= len(curve) <= 55
-    assert thresholds[0] == 0.001 and 0.98 in thresholds
-    recalls = [point.recall for point in curve]
-    assert recalls == sorted(recalls, reverse=True) and recalls[0] > recalls[-1]
+    assert list(curve.thresholds) == sorted(set(curve.thresholds)) and 45 <= len(curve.thresholds) <= 55
+    assert curve.thresholds[0] == 0.001 and 0.98 in curve.thresholds
+    assert list(curve.recall) == sorted(curve.recall, reverse=True) and curve.recall[0] > curve.recall[-1]
+    for at, precision, recall in zip(curve.thresholds, curve.precision, curve.recall, strict=True):
+        point = compared(detections, detections, at, objects, 12).reference.at_confidence
+        assert recall == pytest.approx(point.recall, abs=5e-5)
+        assert precision == (None if point.precision is None else pytest.approx(point.precision, abs=5e-5))
 
 
 def counted(scorer: Any) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], int]:

@@ -16,19 +16,25 @@ from lowbit.data.coco import load_coco
 from lowbit.data.detections import Detections
 from lowbit.measure import metrics
 from lowbit.measure.metrics import Accuracy, ImageChange
-from lowbit.report import gallery, summary
+from lowbit.report import gallery, summary, thresholds
 from lowbit.report import html as report
 from lowbit.results import (
     SCHEMA,
     ArtifactRecord,
+    BehaviourRecord,
     ChangedImage,
     CrossCheck,
+    CurveRecord,
     EngineRecord,
     Entry,
     LeftOut,
+    OperatingPointRecord,
+    PointRecord,
+    ProposalRecord,
     RankedLayer,
     Results,
     RuntimeRecord,
+    ShiftRecord,
     Status,
     SweepRecord,
     read,
@@ -201,6 +207,89 @@ def test_an_engine_is_said_in_a_sentence(tmp_path: Path) -> None:
     )
     assert f"{said}; 6 convolutions in float: `a&lt;b`, `c`, `d`, `e`, `f`, ...\n" in written
     assert f"`fp16` {said}\n" in written
+
+
+def operating_point(same_precision: tuple[float, float, float] | None, **more: Any) -> OperatingPointRecord:
+    """FP32 at 0.25 and its best F1 at 0.3; a quantized detector whose threshold is ``same_precision`` with its interval."""
+    curve = CurveRecord(thresholds=[0.001, 0.5, 0.9], precision=[0.1, 0.75, None], recall=[0.8, 0.4, 0.0])
+
+    def point(threshold: float, precision: float | None, recall: float) -> PointRecord:
+        return PointRecord(threshold=threshold, precision=precision, recall=recall, f1=0.55)
+
+    def behaviour(at: PointRecord, best: float, error: float) -> BehaviourRecord:
+        return BehaviourRecord(at_confidence=at, best_f1=point(best, 0.5, 0.5), calibration_error=error, curve=curve)
+
+    fields: dict[str, Any] = {
+        "confidence": 0.25,
+        "reference": behaviour(point(0.25, 0.747, 0.42), 0.3, 0.15),
+        "quantized": behaviour(point(0.25, 0.81, 0.37), 0.27, 0.18),
+        "same_precision": same_precision
+        and ProposalRecord(at=point(same_precision[0], 0.751, 0.4), interval=same_precision[1:]),
+        "same_recall": ProposalRecord(at=point(0.201, 0.69, 0.42), interval=(0.187, 0.2105)),
+        "score_shift": {name: ShiftRecord(median=fall, objects=count) for name, fall, count in SHIFTS},
+    }
+    return OperatingPointRecord(**fields | more)
+
+
+# Too few objects; the others by how far, up or down.
+SHIFTS = [("<rare>", 0.5, 9), ("cat", 0.02, 10), ("dog", -0.04, 30), *((f"c{n}", 0.001 * n, 20) for n in range(5))]
+
+
+def test_a_scheme_says_which_threshold_it_needs() -> None:
+    said = thresholds.advice(operating_point((0.216, 0.21304, 0.242)))
+    assert said == (
+        "Use 0.216 [0.213, 0.242] where you used 0.25: precision 0.75 as FP32 had, recall 0.40 instead of 0.42."
+    )
+    assert thresholds.details(operating_point((0.216, 0.213, 0.242))) == [
+        "FP32's recall, 0.42, needs 0.201 [0.187, 0.21]: precision 0.69 instead of 0.75 there.",
+        "F1 is best at 0.27 (0.55), FP32's at 0.3 (0.55).",
+        "Calibration error, how far scores are from precision: 0.180, FP32 0.150.",
+        "Classes whose scores change most, by the median over objects that both find: dog +0.040 (30), cat -0.020 (10), "
+        "c4 -0.004 (20), c3 -0.003 (20), c2 -0.002 (20).",
+    ]
+
+
+@pytest.mark.parametrize("interval", [(0.2, 0.25), (0.2, 0.3)])
+def test_a_threshold_within_the_interval_is_kept(interval: tuple[float, float]) -> None:
+    said = thresholds.advice(operating_point((0.216, *interval)))
+    assert said.startswith(
+        "Keep 0.25: precision 0.81 instead of 0.75, recall 0.37 instead of 0.42. FP32's precision needs"
+    )
+    assert f"0.216 [0.2, {interval[1]:g}], and the 95 % CI contains 0.25." in said
+
+
+def test_what_no_threshold_reaches_is_said() -> None:
+    found = operating_point(None, same_recall=None, score_shift={})
+    assert thresholds.advice(found) == (
+        "No threshold has FP32's precision, 0.75 at 0.25. F1 is best at 0.27: 0.55, FP32's is 0.55."
+    )
+    assert thresholds.details(found)[0] == "No threshold has FP32's recall, 0.42 at 0.25."
+    assert len(thresholds.details(found)) == 3
+    for precision in (None, 0.0):
+        blind = PointRecord(threshold=0.25, precision=precision, recall=0.0, f1=0.0)
+        nothing = found.reference.model_copy(update={"at_confidence": blind, "calibration_error": None})
+        found = found.model_copy(update={"reference": nothing})
+        assert "FP32 finds no object at a threshold of 0.25" in thresholds.advice(found)
+        assert thresholds.details(found)[1].endswith("0.180, FP32 not measured.")
+
+
+def test_thresholds_are_in_page_and_summary(tmp_path: Path) -> None:
+    """A chart and a sentence a scheme in the page, one line for all in the summary; what was not measured is left out."""
+    schemes = {"int8-a": operating_point((0.216, 0.213, 0.242)), "<i>b": operating_point(None, same_recall=None)}
+    entries = [measured(scheme, 0.01, operating_point=point) for scheme, point in schemes.items()]
+    text = page(tmp_path, measured("fp32", 0.0), *entries)
+    checked(text)
+    assert text.count("<svg") == 2 + 2 and text.count("where you used 0.25") == 1 and "<i>" not in text
+    assert "square: int8-a at 0.216" in text and "stroke-dasharray" in text
+    # The last threshold keeps nothing, and a curve ends before it.
+    assert "nan" not in text.lower()
+    results = Results(schema=SCHEMA, run_id="r1", started="now", environment=ENVIRONMENT, entries=entries)
+    line = "Threshold with the precision that FP32 has at 0.25: `int8-a` 0.216 [0.213, 0.242], `&lt;i>b` at none"
+    assert f"- {line}\n" in summary.markdown(results)
+    assert "Threshold with" not in summary.markdown(results.model_copy(update={"entries": [measured("fp32", 0.0)]}))
+    results.write(tmp_path / "results.json")
+    assert read(tmp_path / "results.json") == results
+    assert "Confidence thresholds" not in page(tmp_path, measured("fp32", 0.0), measured("int8-a", 0.01))
 
 
 def test_what_a_detector_is_called_cannot_become_html(tmp_path: Path) -> None:

@@ -85,6 +85,10 @@ def test_a_gate_passes_and_says_all_of_it(toy: Toy) -> None:
     reference, quantized = entries["fp32", "cpu"], entries["int8-ort-minmax", "cpu"]
     assert [e.map_pycocotools for e in (reference, quantized)] == [reference.map, quantized.map] == [1.0, 1.0]
     assert quantized.drop == 0.0
+    assert reference.operating_point is None and quantized.operating_point is not None
+    assert quantized.operating_point.confidence == 0.25
+    assert quantized.operating_point.same_precision is not None
+    assert quantized.operating_point.same_precision.at.threshold == 0.25  # the toy's detections are all sure
     assert quantized.status == results.Status.PASSED
     assert quantized.images == 6
     assert quantized.artifact is not None
@@ -378,6 +382,7 @@ def test_bad_input_is_refused_at_once(toy: Toy, tmp_path: Path) -> None:
         ({"detector": truncated}, "is no valid ONNX model"),
         ({"detector": Path("yolov11")}, "there is no detector 'yolov11'"),
         ({"scheme": Path("int8-modelopt-entopy")}, "Nearest: int8-modelopt-entropy"),
+        ({"confidence": Path("1.5")}, "--confidence 1.5: is no threshold"),
         ({"store": Path("/proc/lowbit")}, "/proc/lowbit"),
     ]
     for replace, said in cases:
@@ -447,6 +452,7 @@ def test_agreement_where_nobody_labelled(toy: Toy, tmp_path: Path) -> None:
     entries = [entry for entry in found.entries if entry.provider == "cpu"]
     assert [entry.map for entry in entries] == [1.0, 1.0]
     assert {entry.dataset for entry in entries} == {"val (agreement with FP32)"}
+    assert {entry.operating_point for entry in entries} == {None}
     # What was agreed on is a data set that can be read again.
     assert len(json.loads(Path(entries[0].dataset_file or "").read_text())["annotations"]) > 6
 
