@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import json
 from pathlib import Path
@@ -21,7 +22,7 @@ from lowbit_pytest import tiers
 from lowbit_pytest.workbench import Workbench
 from tests.unit.lazily import lazily
 
-distillation, networks = lazily("lowbit.quantize.qat.distillation"), lazily("tests.unit.networks")
+training_state, networks = lazily("lowbit.quantize.qat.training_state"), lazily("tests.unit.networks")
 
 # The first that stands for a family of the tool's.
 ONE_A_TOOL = {scheme.tool: scheme for scheme in map(find, reversed(tiers.change().representatives))}
@@ -77,17 +78,15 @@ def test_a_second_recovery_gives_the_same_bytes(
     request = dataclasses.replace(request, settings=settings)
     first, second = (Store(tmp_path / name).get(request) for name in ("one", "two"))
     assert first.sha256 == second.sha256
+    # The curve, because what is exported may be the start, if so few steps make nothing better.
     assert curve(first) == curve(second)
-    if "labels" not in recovery:
-        return
-    other = {**settings, "recovery": {**recovery, "labels": 0.0}}
-    third = Store(tmp_path / "three").get(dataclasses.replace(request, settings=other))
-    assert curve(third) != curve(first)
+    of_labels = [float(row["labels"] or 0) for row in curve(first)]
+    assert len(of_labels) == recovery["steps"] and all(loss > 0 for loss in of_labels) is ("labels" in recovery)
 
 
-def curve(artifact: Artifact) -> str:
-    """The losses of every step: what is exported may be the start, if so few steps make nothing better."""
-    return (artifact.path.parent / distillation.CURVE).read_text(encoding="utf-8")
+def curve(artifact: Artifact) -> list[dict[str, str]]:
+    """The losses of every step."""
+    return list(csv.DictReader((artifact.path.parent / training_state.CURVE).open(encoding="utf-8")))
 
 
 def small(bundled: Detector, architecture: Path) -> Detector:

@@ -74,6 +74,8 @@ def test_labels_join_where_the_plan_weighs_them(task: Callable[..., Any]) -> Non
     assert not seen
     distillation.distil(replace(taught, detection_loss=more_boxes))
     assert len(seen) == networks.PLAN.steps
+    assert all(float(row["labels"]) > 0 for row in curve(taught.folder))
+    assert all(row["labels"] == "" for row in curve(plain.folder))
     weights = [made.student.state_dict()["scores.weight"] for made in (plain, blind, taught)]
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
 

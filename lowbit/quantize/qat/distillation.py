@@ -148,9 +148,10 @@ def _train(fabric: Fabric, task: Task) -> dict[str, Any]:
                 target = teacher(images)
             found = model(images)
             parts = losses(found, target)
-            loss = torch.stack(parts).sum()
+            loss, of_labels = torch.stack(parts).sum(), math.nan
             if task.detection_loss is not None and plan.labels:
-                loss = loss + plan.labels * task.detection_loss(found, labelled)
+                weighted = plan.labels * task.detection_loss(found, labelled)
+                loss, of_labels = loss + weighted, weighted.item()
             if not math.isfinite(loss.item()):
                 raise BuildError(f"the distillation loss is {loss.item()} at step {step + 1} of {plan.steps}.")
             optimizer.zero_grad(set_to_none=True)
@@ -160,7 +161,7 @@ def _train(fabric: Fabric, task: Task) -> dict[str, Any]:
             with torch.no_grad():
                 task.bound(student)
             run.follow(student, step)
-            row: list[float] = [step + 1, *(part.item() for part in parts), math.nan, math.nan]
+            row: list[float] = [step + 1, *(part.item() for part in parts), of_labels, math.nan, math.nan]
             if (step + 1) % every == 0 or step + 1 == plan.steps:
                 task.widen(run.average, 0)
                 row[-2:] = run.check(step + 1, exam)

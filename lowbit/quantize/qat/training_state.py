@@ -20,7 +20,7 @@ from lowbit.quantize.qat.held_out import HeldOut
 from lowbit.quantize.qat.plan import Plan
 
 STATE, CURVE, PLOT = "training.pt", "training.csv", "training.png"
-_COLUMNS = ("step", "classes", "boxes", "features", "held_out", "agreement")
+_COLUMNS = ("step", "classes", "boxes", "features", "labels", "held_out", "agreement")
 State = dict[str, Tensor]
 
 
@@ -130,6 +130,8 @@ def draw_curve(folder: Path) -> None:
     axes = figure.subplots()
     for name, style in (("classes", "-"), ("boxes", "--"), ("features", ":")):
         axes.plot(steps, [float(row[name]) for row in rows], style, linewidth=1, label=name)
+    if labelled := [float(row["labels"]) for row in rows if row["labels"]]:
+        axes.plot(steps, labelled, "-.", linewidth=1, label="labels")
     held = [(int(row["step"]), float(row["held_out"])) for row in rows if row["held_out"]]
     axes.plot(*zip(*held, strict=True), "ko-", label="held out, classes and boxes")
     agreed = [(int(row["step"]), float(row["agreement"])) for row in rows if row["agreement"]]
