@@ -25,7 +25,7 @@ from tests.unit.lazily import lazily
 training_state, networks = lazily("lowbit.quantize.qat.training_state"), lazily("tests.unit.networks")
 
 # The first that stands for a family of the tool's.
-ONE_A_TOOL = {scheme.tool: scheme for scheme in map(find, reversed(tiers.change().representatives))}
+ONE_A_TOOL = {scheme.tool: scheme for scheme in map(find, reversed(tiers.declared().representatives))}
 
 
 @pytest.mark.parametrize(

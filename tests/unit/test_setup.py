@@ -60,7 +60,7 @@ def test_readme_commands_exist(command: str) -> None:
 
 
 def test_pixi_and_make_run_the_same() -> None:
-    for task in ("gate", "test", "test-all", "bench"):
+    for task in ("gate", "gate-all", "test", "test-all", "bench"):
         by_make = re.search(rf"^{task}:.*\n\t\$\(RUN\) (.*) \$\(DETECTORS\) \$\(ARGS\)$", MAKEFILE, re.MULTILINE)
         assert by_make, task
         assert PIXI["tasks"][task]["cmd"] == f"python -m {by_make.group(1)}"

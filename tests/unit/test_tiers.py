@@ -32,23 +32,37 @@ def run(*command: str) -> subprocess.CompletedProcess[str]:
 
 def test_every_scheme_runs_or_one_stands_for_it() -> None:
     declared = Counter(
-        scheme for family in tiers.change().family for scheme in (family.runs, *family.stands_for) if scheme
+        scheme for family in tiers.declared().family for scheme in (family.runs, *family.stands_for) if scheme
     )
     assert declared == dict.fromkeys(CATALOGUE, 1)
 
 
 def test_every_tool_is_there() -> None:
-    assert {CATALOGUE[scheme].tool for scheme in tiers.change().representatives} == {s.tool for s in CATALOGUE.values()}
+    assert {CATALOGUE[scheme].tool for scheme in tiers.declared().representatives} == {
+        s.tool for s in CATALOGUE.values()
+    }
+
+
+def test_a_first_verdict_is_about_a_few_schemes_unless_others_are_named() -> None:
+    first = tiers.declared().first.schemes
+    assert first[0] == "fp32" and set(first) <= CATALOGUE.keys()
+    for named, chosen in (((), first), (("--scheme", "int8-ort-entropy"), ("int8-ort-entropy",))):
+        done = run("pytest", "--tier", "first", "tests/test_accuracy.py", *named)
+        assert done.returncode == 0, done.stdout + done.stderr
+        found = {line.partition("[")[2].rstrip("]") for line in done.stdout.splitlines() if "::" in line}
+        assert found == {
+            Case("shapes10n", CATALOGUE[scheme], one).id for scheme in chosen for one in runtimes().values()
+        }
 
 
 def test_the_real_detector_is_one_and_is_compared_with_its_float_export() -> None:
-    real = tiers.change().real
+    real = tiers.declared().real
     assert real.detector in REGISTRY
     assert "fp32" in real.schemes and len(real.schemes) > 1 and set(real.schemes) <= CATALOGUE.keys()
 
 
 def test_the_tier_selects_these_and_nothing_long() -> None:
-    chosen = tiers.change()
+    chosen = tiers.declared()
     done = run(
         "pytest", "--tier", "change", "tests/test_accuracy.py", "tests/test_sensitivity.py", "tests/test_coverage.py"
     )
