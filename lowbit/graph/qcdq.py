@@ -13,7 +13,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from lowbit.errors import BuildError
+from lowbit.errors import UnavailableError
+from lowbit.graph.nodes import opset as opset_of
 
 INT4_OPSET = 21
 _INT4 = (-8, 7)
@@ -71,7 +72,7 @@ def drop_unused(model: onnx.ModelProto) -> None:
 def pack_int4(model: onnx.ModelProto) -> onnx.ModelProto:
     """Store every INT8 weight whose values all lie in [-8, 7] as INT4, two to a byte, with its zero point.
 
-    Raises :class:`BuildError` if the model does not survive the move to opset 21.
+    Raises :class:`UnavailableError` if the model does not survive the move to opset 21.
     """
     if not _narrow_nodes(model):
         return model
@@ -131,16 +132,23 @@ def _stored_as(tensor: onnx.TensorProto, dtype: int, name: str) -> onnx.TensorPr
 
 
 def at_opset(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
-    """The model at another opset. Raises :class:`BuildError` if it can't be converted, or loses a node on the way."""
+    """The model at an opset, or a copy of one that is at a later one already.
+
+    Raises :class:`UnavailableError` if it can't be converted, or loses a node on the way.
+    """
     from onnx import version_converter
 
     names = [node.name for node in model.graph.node]
+    if opset_of(model) > opset:
+        converted = onnx.ModelProto()
+        converted.CopyFrom(model)
+        return converted
     try:
         converted = version_converter.convert_version(model, opset)
     except Exception as error:  # the converter raises RuntimeError and types of its own
-        raise BuildError(f"the graph can't be converted to opset {opset}: {str(error)[:300]}") from error
+        raise UnavailableError(f"the graph can't be converted to opset {opset}: {str(error)[:300]}") from error
     if [node.name for node in converted.graph.node if node.name in set(names)] != names:
-        raise BuildError(f"the conversion to opset {opset} renamed or dropped nodes.")
+        raise UnavailableError(f"the conversion to opset {opset} renamed or dropped nodes.")
     converted.ir_version = max(converted.ir_version, 10)  # the first with INT4
     return converted
 

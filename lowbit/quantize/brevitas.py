@@ -25,9 +25,10 @@ from lowbit.artifact import MANIFEST
 from lowbit.data.load import load_data
 from lowbit.detector import rebuild
 from lowbit.detector.head import Head
-from lowbit.errors import BuildError
+from lowbit.errors import UnavailableError
 from lowbit.progress import Step
 from lowbit.quantize import Job, Promises, Tool
+from lowbit.quantize.offers import Offers, prove_layout
 
 _NEEDS = {
     "brevitas": "brevitas",
@@ -79,14 +80,21 @@ def build(job: Job) -> dict[str, Any]:
     job.progress(Step("exporting"))
     brevitas_layers.export(student, job.input.size, job.output)
     model = onnx.load(str(job.output))
-    before = qcdq.count_pairs(model)
-    model = qcdq.tidy(model)
-    if settings["weight_bits"] == 4:
-        model = qcdq.pack_int4(model)
-    after = qcdq.count_pairs(model)
-    if before != after:
-        raise BuildError(f"cleaning the graph changed its Q/DQ nodes from {before} to {after}.")
     probes = list(job.calibration.first(_PARITY_IMAGES).batches(job.input))
+    offers, pairs = Offers(), qcdq.count_pairs(model)
+
+    def proof(one: onnx.ModelProto, two: onnx.ModelProto) -> None:
+        if qcdq.count_pairs(two) != pairs:
+            raise UnavailableError(f"changes the Q/DQ nodes from {pairs} to {qcdq.count_pairs(two)}.")
+        prove_layout(one, two, probes)
+
+    model = offers.take("clipped weights folded", model, qcdq.tidy, proof)
+    if settings["weight_bits"] == 4:
+
+        def pack(copied: onnx.ModelProto) -> None:
+            copied.CopyFrom(qcdq.pack_int4(copied))
+
+        model = offers.take("four bits stored as INT4", model, pack, proof)
     difference = brevitas_layers.check_parity(student, model, probes, quantized_inputs=settings["activation_bits"] == 8)
     onnx.save(model, str(job.output))
     if "max_drop" in settings:
@@ -94,7 +102,8 @@ def build(job: Job) -> dict[str, Any]:
         info["sensitivity"]["agreement_drop"] = mixed.shipped_drop(job, detector, weights_only=weights_only)
     return {
         **info,
-        "qdq_nodes": after,
+        "qdq_nodes": pairs,
+        "left_out": offers.left_out,
         "torch_parity": {"of_range": difference.of_range, "sqnr_db": min(difference.sqnr_db, 999.0)},
     }
 

@@ -26,6 +26,7 @@ def build(job: Job) -> dict[str, Any]:
         "float_convolutions": [name for name, dtype in best.dtypes.items() if dtype == bit_allocation.FLOAT],
         "agreement_drop": candidates.drop(job.output),
         "tried": bit_allocation.trace(tried),
+        "left_out": candidates.left_out,
     }
 
 

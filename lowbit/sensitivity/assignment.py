@@ -11,14 +11,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lowbit import graph, runtime
 from lowbit.data.letterbox import InputSpec
 from lowbit.detector.head import Head
-from lowbit.errors import InputError
+from lowbit.errors import InputError, UnavailableError
 from lowbit.graph import layout
 from lowbit.progress import Progress
 from lowbit.sensitivity import bit_allocation, fake_quant, layerwise
@@ -55,7 +55,7 @@ def drop_of_file(held: fake_quant.FloatGraph, artifact: Path, options: runtime.S
 class Candidates(ABC):
     """A detector's assignments of one kind. ``path``: its float graph."""
 
-    offered: ClassVar[tuple[str, ...]]
+    offered: tuple[str, ...]
 
     def __init__(self, path: Path, head: Head, spec: InputSpec, images: Sequence[Path], progress: Progress) -> None:
         self.floating = fake_quant.FloatGraph(path, head, spec, split(images)[0])
@@ -120,10 +120,34 @@ class Candidates(ABC):
         return best, tried
 
 
-class Weights(Candidates):
-    """Weights rounded to nearest with a scale an output channel; everything else stays in float."""
+# The opset whose DequantizeLinear takes a dtype, where canonical graphs may be of an older one.
+_STORED_SINCE = {"fp8": 19, "int4": 21}
 
-    offered = ("int4", "int8", "fp8", bit_allocation.FLOAT)
+
+class Weights(Candidates):
+    """Weights rounded to nearest with a scale an output channel; everything else stays in float.
+
+    ``left_out``: where the graph can't be converted to an opset that stores all of them, ``rewrite`` and ``reason``; then
+    its own opset decides what is offered.
+    """
+
+    offered: tuple[str, ...] = ("int4", "int8", "fp8", bit_allocation.FLOAT)
+
+    def __init__(self, path: Path, head: Head, spec: InputSpec, images: Sequence[Path], progress: Progress) -> None:
+        from lowbit.graph import qcdq
+
+        super().__init__(path, head, spec, images, progress)
+        self.left_out: list[dict[str, str]] = []
+        self._model = self.floating.model
+        try:
+            self._model = qcdq.at_opset(self._model, qcdq.INT4_OPSET)
+        except UnavailableError as reason:
+            held = graph.opset(self._model)
+            missing = [dtype for dtype in self.offered if _STORED_SINCE.get(dtype, 0) > held]
+            self.offered = tuple(dtype for dtype in self.offered if dtype not in missing)
+            self.left_out.append(
+                {"rewrite": f"weights in {' and '.join(name.upper() for name in missing)}", "reason": str(reason)}
+            )
 
     @property
     def form(self) -> fake_quant.Form:
@@ -140,13 +164,13 @@ class Weights(Candidates):
     def build(self, dtypes: Mapping[str, str], output: Path) -> None:
         from lowbit import files
 
-        files.write_atomic(output, stored(self.floating, dtypes).SerializeToString())
+        files.write_atomic(output, stored(self.floating, self._model, dtypes).SerializeToString())
 
 
 class Integers(Candidates):
     """What ``quantize`` makes of the graph with these convolutions kept in float. ``quantize(kept, output)``."""
 
-    offered = ("int8", bit_allocation.FLOAT)
+    offered: tuple[str, ...] = ("int8", bit_allocation.FLOAT)
 
     def __init__(
         self,
@@ -183,8 +207,9 @@ class Integers(Candidates):
         self._quantize([name for name, dtype in dtypes.items() if dtype == bit_allocation.FLOAT], output)
 
 
-def stored(floating: fake_quant.FloatGraph, dtypes: Mapping[str, str]) -> onnx.ModelProto:
-    """The graph with every named weight stored in its dtype behind a DequantizeLinear, a scale an output channel."""
+def stored(floating: fake_quant.FloatGraph, model: onnx.ModelProto, dtypes: Mapping[str, str]) -> onnx.ModelProto:
+    """A copy of ``model``, the float graph at an opset that has the dtypes, with every named weight stored in its dtype
+    behind a DequantizeLinear, a scale an output channel."""
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
@@ -192,11 +217,10 @@ def stored(floating: fake_quant.FloatGraph, dtypes: Mapping[str, str]) -> onnx.M
 
     kinds = {"int4": TensorProto.INT4, "int8": TensorProto.INT8, "fp8": TensorProto.FLOAT8E4M3FN}
     copied = onnx.ModelProto()
-    copied.CopyFrom(floating.model)
-    model = qcdq.at_opset(copied, qcdq.INT4_OPSET)
+    copied.CopyFrom(model)
     nodes: list[onnx.NodeProto] = []
     done: set[str] = set()
-    for node in model.graph.node:
+    for node in copied.graph.node:
         dtype = dtypes.get(node.name, bit_allocation.FLOAT)
         if dtype != bit_allocation.FLOAT:
             name = f"{node.input[1]}_{dtype}"
@@ -209,11 +233,11 @@ def stored(floating: fake_quant.FloatGraph, dtypes: Mapping[str, str]) -> onnx.M
                     if dtype == "fp8"
                     else qcdq.integer_tensor(values.astype(np.int8), kinds[dtype], name)
                 )
-                model.graph.initializer.extend([tensor, numpy_helper.from_array(scale, f"{name}_scale")])
+                copied.graph.initializer.extend([tensor, numpy_helper.from_array(scale, f"{name}_scale")])
                 inputs = [name, f"{name}_scale"]
                 nodes.append(helper.make_node("DequantizeLinear", inputs, [node.input[1]], f"{name}_dq", axis=0))
         nodes.append(node)
-    graph.replace_nodes(model, nodes)
-    qcdq.drop_unused(model)
-    onnx.checker.check_model(model)
-    return model
+    graph.replace_nodes(copied, nodes)
+    qcdq.drop_unused(copied)
+    onnx.checker.check_model(copied)
+    return copied

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
+from onnx import numpy_helper, version_converter
 
 from lowbit import graph, runtime
 from lowbit.data.coco import load_coco
@@ -19,7 +20,7 @@ from lowbit.errors import BuildError, InputError, UnavailableError
 from lowbit.graph import layout
 from lowbit.measure.metrics import evaluate
 from lowbit.measure.predict import predict
-from lowbit.quantize import Job, ort, portable
+from lowbit.quantize import Job, native, ort, portable
 from lowbit.quantize.offers import Offers, prove_layout
 from tests.unit import toys
 
@@ -117,3 +118,26 @@ def test_outputs_are_compared_where_raw_heads_are_equal(job: Job) -> None:
     next(node for node in changed.graph.node if node.op_type == "Concat").input[:] = ["r8", "r8", "r8"]
     with pytest.raises(UnavailableError, match="computes something else"):
         prove_layout(model, changed, IMAGES)
+
+
+def test_weights_are_stored_as_the_graph_s_own_opset_can(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four bits and FP8 need another opset; where the graph can't be converted, INT8 is what is left."""
+
+    def refuse(*_: object) -> None:
+        raise RuntimeError("no adapter")
+
+    job = replace(job, scheme="mixed-native-d1.0", settings={"max_drop": 0.01})
+    assert native.build(job)["left_out"] == []
+    assert graph.opset(graph.load(job.output)) == 21
+    monkeypatch.setattr(version_converter, "convert_version", refuse)
+    info = native.build(job)
+    assert info["left_out"] == [
+        {
+            "rewrite": "weights in INT4 and FP8",
+            "reason": "the graph can't be converted to opset 21: no adapter",
+        }
+    ]
+    built = graph.load(job.output)
+    assert graph.opset(built) == 17
+    assert {weight.dtype for weight in graph.structure(built).weights} == {"INT8"}
+    assert info["agreement_drop"] <= 0.01

@@ -8,8 +8,9 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper, version_converter
 
+from lowbit.errors import UnavailableError
 from lowbit.graph import qcdq
 
 RNG = np.random.default_rng(0)
@@ -109,3 +110,20 @@ def test_eight_bits_stay_eight_bits(outside: int) -> None:
     packed = qcdq.pack_int4(model)
     assert {t.data_type for t in packed.graph.initializer} == {TensorProto.INT8, TensorProto.FLOAT}
     assert packed.opset_import[0].version == 17
+
+
+@pytest.mark.parametrize("opset", [22, 24])
+def test_a_later_opset_has_four_bits_already(opset: int) -> None:
+    model = version_converter.convert_version(qcdq.tidy(brevitas_like(RNG.integers(-8, 8, (4, 3, 1, 1)))), opset)
+    packed = qcdq.pack_int4(model)
+    assert packed.opset_import[0].version == opset
+    assert TensorProto.INT4 in {t.data_type for t in packed.graph.initializer}
+
+
+def test_a_graph_that_can_t_be_converted_is_no_failed_build(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise RuntimeError("no adapter for Clip")
+
+    monkeypatch.setattr(version_converter, "convert_version", refuse)
+    with pytest.raises(UnavailableError, match="can't be converted to opset 21: no adapter for Clip"):
+        qcdq.pack_int4(qcdq.tidy(brevitas_like(RNG.integers(-8, 8, (4, 3, 1, 1)))))
