@@ -5,11 +5,12 @@ A variant that a new report brings is one function here; test_zoo.py takes it up
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper, version_converter
 
 Variant = Callable[[onnx.ModelProto, Path], None]
@@ -29,6 +30,21 @@ def refused(said: str) -> Callable[[Variant], Variant]:
         return make
 
     return register
+
+
+def stored(model: onnx.ModelProto) -> Iterator[tuple[str, onnx.TensorProto]]:
+    """Every stored tensor by the name under which nodes read it, be it an initializer or a Constant node's."""
+    yield from ((tensor.name, tensor) for tensor in model.graph.initializer)
+    yield from ((node.output[0], node.attribute[0].t) for node in model.graph.node if node.op_type == "Constant")
+
+
+def change(model: onnx.ModelProto, name: str, values: NDArray[np.generic]) -> None:
+    """Give a stored tensor other values."""
+    tensor = dict(stored(model))[name]
+    tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values), tensor.name))
+    for value in model.graph.input:
+        if value.name == name:
+            value.CopyFrom(helper.make_tensor_value_info(name, tensor.data_type, tensor.dims))
 
 
 def save(model: onnx.ModelProto, path: Path) -> None:
@@ -66,8 +82,10 @@ def nodes_in_disorder(model: onnx.ModelProto, path: Path) -> None:
 
 @right
 def weights_among_the_inputs(model: onnx.ModelProto, path: Path) -> None:
+    there = {value.name for value in model.graph.input}
     for tensor in model.graph.initializer:
-        model.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+        if tensor.name not in there:
+            model.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
     save(model, path)
 
 
@@ -75,7 +93,9 @@ def weights_among_the_inputs(model: onnx.ModelProto, path: Path) -> None:
 def weights_as_constant_nodes(model: onnx.ModelProto, path: Path) -> None:
     constants = [helper.make_node("Constant", [], [tensor.name], value=tensor) for tensor in model.graph.initializer]
     nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in model.graph.node]
-    del model.graph.initializer[:], model.graph.node[:]
+    given = onnx.ValueInfoProto.FromString(model.graph.input[0].SerializeToString())
+    del model.graph.initializer[:], model.graph.node[:], model.graph.input[:]
+    model.graph.input.append(given)
     model.graph.node.extend([*constants, *nodes])
     save(model, path)
 
@@ -121,7 +141,7 @@ def _open(value: onnx.ValueInfoProto, names: dict[int, str]) -> None:
 
 @right
 def dynamic_batch(model: onnx.ModelProto, path: Path) -> None:
-    for value in (*model.graph.input, *model.graph.output):
+    for value in (model.graph.input[0], *model.graph.output):
         _open(value, {0: "batch"})
     save(model, path)
 
@@ -134,8 +154,10 @@ def symbolic_output(model: onnx.ModelProto, path: Path) -> None:
 
 @right
 def dynamic_with_ultralytics_metadata(model: onnx.ModelProto, path: Path) -> None:
-    sides = [dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim][2:]
-    _open(model.graph.input[0], {0: "batch", 2: "height", 3: "width"})
+    dims = [dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim]
+    height = 1 if dims[3] == 3 else 2  # channels last or first
+    sides = dims[height : height + 2]
+    _open(model.graph.input[0], {0: "batch", height: "height", height + 1: "width"})
     _open(model.graph.output[0], {0: "batch", 2: "anchors"})
     model.metadata_props.add(key="imgsz", value=str(sides))
     save(model, path)
@@ -157,28 +179,36 @@ def float16(model: onnx.ModelProto, path: Path) -> None:
 @right
 def float16_inside(model: onnx.ModelProto, path: Path) -> None:
     """Float16 with float32 input and output, as ONNX Runtime's converter leaves it."""
-    _to_half(model)
     given, output = model.graph.input[0], model.graph.output[0]
+    reads_floats = given.type.tensor_type.elem_type == TensorProto.FLOAT
+    _to_half(model)
     for node in model.graph.node:
-        for place, name in enumerate(node.input):
-            if name == given.name:
-                node.input[place] = "half_in"
         for place, name in enumerate(node.output):
             if name == output.name:
                 node.output[place] = "half_out"
-    model.graph.node.insert(0, helper.make_node("Cast", [given.name], ["half_in"], "in", to=TensorProto.FLOAT16))
     model.graph.node.append(helper.make_node("Cast", ["half_out"], [output.name], "out", to=TensorProto.FLOAT))
-    for value in (given, output):
-        value.type.tensor_type.elem_type = TensorProto.FLOAT
+    output.type.tensor_type.elem_type = TensorProto.FLOAT
+    if reads_floats:
+        for node in model.graph.node:
+            for place, name in enumerate(node.input):
+                if name == given.name:
+                    node.input[place] = "half_in"
+        model.graph.node.insert(0, helper.make_node("Cast", [given.name], ["half_in"], "in", to=TensorProto.FLOAT16))
+        given.type.tensor_type.elem_type = TensorProto.FLOAT
     save(model, path)
 
 
 def _to_half(model: onnx.ModelProto) -> None:
-    for tensor in model.graph.initializer:
+    for name, tensor in list(stored(model)):
         if tensor.data_type == TensorProto.FLOAT:
-            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), tensor.name))
-    for value in (*model.graph.input, *model.graph.output):
-        value.type.tensor_type.elem_type = TensorProto.FLOAT16
+            change(model, name, numpy_helper.to_array(tensor).astype(np.float16))
+    for value in (model.graph.input[0], *model.graph.output, *model.graph.value_info):
+        if value.type.tensor_type.elem_type == TensorProto.FLOAT:
+            value.type.tensor_type.elem_type = TensorProto.FLOAT16
+    for node in model.graph.node:
+        for attribute in node.attribute:
+            if node.op_type == "Cast" and attribute.i == TensorProto.FLOAT:
+                attribute.i = TensorProto.FLOAT16
 
 
 def _before_input(model: onnx.ModelProto, op: str, feed: str, *more: str, **options: object) -> None:
@@ -191,9 +221,11 @@ def _before_input(model: onnx.ModelProto, op: str, feed: str, *more: str, **opti
 def uint8_input(model: onnx.ModelProto, path: Path) -> None:
     """Pixels of 0 to 255, scaled in the graph."""
     given = model.graph.input[0]
+    kind = given.type.tensor_type.elem_type
+    full = np.asarray(255, helper.tensor_dtype_to_np_dtype(kind))
     _before_input(model, "Div", "pixels_float", "full")
-    model.graph.initializer.append(numpy_helper.from_array(np.float32(255), "full"))
-    model.graph.node.insert(0, helper.make_node("Cast", ["pixels"], ["pixels_float"], "cast", to=TensorProto.FLOAT))
+    model.graph.initializer.append(numpy_helper.from_array(full, "full"))
+    model.graph.node.insert(0, helper.make_node("Cast", ["pixels"], ["pixels_float"], "cast", to=kind))
     given.name = "pixels"
     given.type.tensor_type.elem_type = TensorProto.UINT8
     save(model, path)
@@ -203,12 +235,10 @@ def uint8_input(model: onnx.ModelProto, path: Path) -> None:
 def channels_last(model: onnx.ModelProto, path: Path) -> None:
     """As converters from TensorFlow leave it."""
     given = model.graph.input[0]
-    sides = [dim.dim_value for dim in given.type.tensor_type.shape.dim]
+    sides = [dim.dim_param or dim.dim_value for dim in given.type.tensor_type.shape.dim]
     _before_input(model, "Transpose", "channels_last", perm=[0, 3, 1, 2])
-    last = helper.make_tensor_value_info(
-        "channels_last", given.type.tensor_type.elem_type, [sides[0], *sides[2:], sides[1]]
-    )
-    given.CopyFrom(last)
+    kind = given.type.tensor_type.elem_type
+    given.CopyFrom(helper.make_tensor_value_info("channels_last", kind, [sides[0], *sides[2:], sides[1]]))
     save(model, path)
 
 
@@ -216,23 +246,20 @@ def channels_last(model: onnx.ModelProto, path: Path) -> None:
 def batch_normalization(model: onnx.ModelProto, path: Path) -> None:
     """Not folded into the convolution before it, as ``training=True`` or another exporter leaves it."""
     number, first = next((i, node) for i, node in enumerate(model.graph.node) if node.op_type == "Conv")
-    output, (channels,) = first.output[0], {t.dims[0] for t in model.graph.initializer if t.name == first.input[1]}
+    weight, output = numpy_helper.to_array(dict(stored(model))[first.input[1]]), first.output[0]
     first.output[0] = "unscaled"
     rng = np.random.default_rng(0)
-    scale, mean = rng.uniform(0.5, 2, channels), rng.normal(0, 1, channels)
+    scale, mean = rng.uniform(0.5, 2, len(weight)), rng.normal(0, 1, len(weight))
     # What follows sees what it saw: y = (x * scale - mean * scale + shift) with the weight divided by the scale.
     for name, values in (
         ("scale", scale),
         ("shift", mean * scale),
         ("mean", mean),
-        ("variance", np.ones(channels) - 1e-5),
+        ("variance", np.ones(len(weight)) - 1e-5),
     ):
-        model.graph.initializer.append(numpy_helper.from_array(values.astype(np.float32), f"bn.{name}"))
+        model.graph.initializer.append(numpy_helper.from_array(values.astype(weight.dtype), f"bn.{name}"))
     names = ["unscaled", "bn.scale", "bn.shift", "bn.mean", "bn.variance"]
-    for tensor in model.graph.initializer:
-        if tensor.name == first.input[1]:
-            weight = numpy_helper.to_array(tensor) / scale.reshape(-1, *[1] * (len(tensor.dims) - 1))
-            tensor.CopyFrom(numpy_helper.from_array(weight.astype(np.float32), tensor.name))
+    change(model, first.input[1], (weight / scale.reshape(-1, 1, 1, 1)).astype(weight.dtype))
     model.graph.node.insert(number + 1, helper.make_node("BatchNormalization", names, [output], "bn"))
     save(model, path)
 
@@ -244,10 +271,7 @@ def bias_as_add(model: onnx.ModelProto, path: Path) -> None:
             continue
         bias, output = node.input.pop(), node.output[0]
         node.output[0] = f"{output}/without_bias"
-        for tensor in model.graph.initializer:
-            if tensor.name == bias:
-                values = numpy_helper.to_array(tensor).reshape(1, -1, 1, 1)
-                tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values), bias))
+        change(model, bias, numpy_helper.to_array(dict(stored(model))[bias]).reshape(1, -1, 1, 1))
         model.graph.node.insert(
             number + 1, helper.make_node("Add", [node.output[0], bias], [output], f"{node.name}/Add")
         )
@@ -378,10 +402,31 @@ def _after_output(model: onnx.ModelProto, op: str, *more: onnx.TensorProto) -> N
 
 
 def _set_batch(model: onnx.ModelProto, in_reshapes: int) -> None:
-    for tensor in model.graph.initializer:
-        if tensor.name == "flat":
-            values = numpy_helper.to_array(tensor).copy()
-            values[0] = in_reshapes
-            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
-    for value in (*model.graph.input, *model.graph.output):
+    flat = numpy_helper.to_array(dict(stored(model))["flat"])
+    change(model, "flat", np.array([in_reshapes, *flat[1:]]))
+    for value in (model.graph.input[0], *model.graph.output):
         value.type.tensor_type.shape.dim[0].dim_value = 4
+
+
+def _group(*names: str) -> tuple[str, ...]:
+    assert set(names) <= RIGHT.keys()
+    return names
+
+
+_TOGETHER = (
+    _group(*(name for name in RIGHT if name.startswith("opset_"))),
+    _group("dynamic_with_ultralytics_metadata", *(n for n in RIGHT if "batch" in n and n != "batch_normalization")),
+    _group("float16", "float16_inside"),
+    _group("nodes_without_names", "nodes_of_one_name"),
+)
+# A file can have one variant of each: of the operators' versions, of the batch, of the type that it computes in, and so on.
+GROUPS = (*_TOGETHER, *((name,) for name in RIGHT if name != "as_it_is" and not any(name in g for g in _TOGETHER)))
+# How a file is written, which the next tool would change again.
+_LAST = ("nodes_in_disorder", "weights_beside_the_file")
+
+
+def compose(names: Sequence[str], model: onnx.ModelProto, path: Path) -> None:
+    """The file that went through several tools, one after the other."""
+    for name in sorted(names, key=lambda name: _LAST.index(name) + 1 if name in _LAST else 0):
+        RIGHT[name](model, path)
+        model = onnx.load(str(path))
