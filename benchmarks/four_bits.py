@@ -87,8 +87,8 @@ def kept_at_eight(
             unfinished=Path(folder),
             progress=lambda _: None,
         )
-        chosen, _ = mixed.eight_bit_modules(job, detector, list(names))
-    return {names[name] for name in chosen}
+        chosen = mixed.eight_bit_modules(job, detector, list(names))
+    return {names[name] for name in chosen.modules}
 
 
 def in_blocks(network: torch_module.RawHead, size: int) -> float:

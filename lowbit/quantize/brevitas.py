@@ -21,6 +21,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from lowbit import runtime
 from lowbit.artifact import MANIFEST
 from lowbit.data.load import load_data
 from lowbit.detector import rebuild
@@ -29,6 +30,7 @@ from lowbit.errors import UnavailableError
 from lowbit.progress import Step
 from lowbit.quantize import Job, Promises, Tool
 from lowbit.quantize.offers import Offers, prove_layout
+from lowbit.sensitivity import assignment
 
 _NEEDS = {
     "brevitas": "brevitas",
@@ -56,13 +58,14 @@ def build(job: Job) -> dict[str, Any]:
     student = copy.deepcopy(teacher)
     info: dict[str, Any] = {}
     eight: set[str] = set()
+    held = None
     if job.start is not None:
         manifest = json.loads((job.start / MANIFEST).read_text(encoding="utf-8"))
         eight = set(manifest["eight_bit_convolutions"])
     elif mixed.SETTINGS & settings.keys():
         names = {name.removeprefix("model."): name for name in torch_module.convolutions(teacher)}
-        chosen, info["sensitivity"] = mixed.eight_bit_modules(job, detector, list(names))
-        eight = {names[name] for name in chosen}
+        chosen = mixed.eight_bit_modules(job, detector, list(names))
+        eight, info["sensitivity"], held = {names[name] for name in chosen.modules}, chosen.found, chosen.held
     info["eight_bit_convolutions"] = sorted(eight)
     brevitas_layers.quantize_convolutions(student, settings, eight)
     job.progress(Step("calibrating"))
@@ -97,9 +100,9 @@ def build(job: Job) -> dict[str, Any]:
         model = offers.take("four bits stored as INT4", model, pack, proof)
     difference = brevitas_layers.check_parity(student, model, probes, quantized_inputs=settings["activation_bits"] == 8)
     onnx.save(model, str(job.output))
-    if "max_drop" in settings:
-        weights_only = settings["activation_bits"] == 16
-        info["sensitivity"]["agreement_drop"] = mixed.shipped_drop(job, detector, weights_only=weights_only)
+    if held is not None:  # the search measured rounded weights in the float graph; this is the file that ships
+        options = runtime.deployed_options("mixed", weights_only=settings["activation_bits"] == 16)
+        info["sensitivity"]["agreement_drop"] = assignment.drop_of_file(held, job.output, options)
     return {
         **info,
         "qdq_nodes": pairs,
