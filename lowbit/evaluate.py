@@ -119,7 +119,7 @@ class Given:
     images; ``training``: images that a recovery may learn from; ``image_size``: side of the input in pixels, for files
     that leave it open; ``trust``: unpickle checkpoints of unknown origin; ``allow_similar``: take calibration images that
     look like evaluation images; ``declared``: detectors that ``lowbit.toml`` declares, by name; ``confidence``: the
-    threshold that detectors are deployed with. Raises :class:`InputError` for one outside [0, 1].
+    threshold that detectors are deployed with; ``images``: how many of the data set are evaluated, all if None. Raises :class:`InputError` for one outside [0, 1].
     """
 
     dataset: Path | None = None
@@ -131,6 +131,7 @@ class Given:
     allow_similar: bool = False
     declared: Mapping[str, declare.Declared] = dataclasses.field(default_factory=dict)
     confidence: float | None = None
+    images: int | None = None
 
     def __post_init__(self) -> None:
         if self.confidence is not None and not 0 <= self.confidence <= 1:
@@ -216,6 +217,10 @@ class Evaluation:
         )
 
     def _dataset(self, name: str) -> Dataset:
+        whole = self._whole_dataset(name)
+        return whole.sampled(self.given.images) if self.given.images else whole
+
+    def _whole_dataset(self, name: str) -> Dataset:
         detector, declared = self.detector(name), self.given.declared.get(name)
         given: Path | None = self.given.dataset
         labels = self.given.labels or (declared.labels if declared else "dataset")

@@ -13,6 +13,7 @@ from lowbit.data.load import load_data
 from lowbit.errors import InputError
 from lowbit.measure.metrics import evaluate
 from tests.unit.data_files import Json, good, write, write_yolo
+from tests.unit.toys import make_dataset
 
 
 def test_class_maps(tmp_path: Path) -> None:
@@ -93,3 +94,25 @@ def test_the_digest_does_not_know_where_the_files_lie(tmp_path: Path) -> None:
     assert load_coco(paths[0]).digest == load_coco(paths[1]).digest
     yamls = [write_yolo(tmp_path / name / "yolo") for name in ("one", "two")]
     assert load_data(yamls[0]).digest == load_data(yamls[1]).digest
+
+
+def test_some_of_the_images_evenly_spaced(tmp_path: Path) -> None:
+    whole = load_data(make_dataset(tmp_path, count=10))
+    some = whole.sampled(4)
+    assert [image.path.name for image in some.images] == ["1-0.png", "1-2.png", "1-5.png", "1-7.png"]
+    ids = {image.id for image in some.images}
+    assert {entry["id"] for entry in some.coco["images"]} == ids
+    objects = [entry for entry in whole.coco["annotations"] if entry["image_id"] in ids]
+    assert some.coco["annotations"] == objects and 0 < len(objects) < len(whole.coco["annotations"])
+    assert some.digest != whole.digest and some.category_ids == whole.category_ids
+    assert "a quick run on 4 of 10 images" in some.notes[0] and "1.6 times as wide" in some.notes[0]
+    assert whole.sampled(10) is whole
+
+
+def test_a_sample_without_objects_is_refused(tmp_path: Path) -> None:
+    data = good()
+    last = load_coco(write(tmp_path, data)).images[-1].id
+    data["annotations"] = [{"image_id": last, "category_id": 13, "bbox": [0, 0, 9, 9]}]
+    whole = load_coco(write(tmp_path, data))
+    with pytest.raises(InputError, match=r"instances_mine\.json: none of the 1 images of a quick run has an object"):
+        whole.sampled(1)

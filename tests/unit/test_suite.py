@@ -18,6 +18,7 @@ import pytest
 
 from lowbit import host, results
 from lowbit_pytest.baselines import folder_name
+from lowbit_pytest.options import QUICK_IMAGES
 from tests.unit import toys
 from tests.unit.waiting import PATIENCE
 
@@ -355,6 +356,29 @@ def test_an_expected_failure_that_grew_is_a_failure(
     (entry,) = toy.results().entries
     assert (entry.status, entry.drop) == (results.Status.FAILED, 0.2)
     assert bool(entry.expected_failure) == (code == 0)
+
+
+def test_a_quick_run_takes_some_images_and_no_timings(toy: Toy, tmp_path: Path) -> None:
+    """Expected failures were measured on all images: on a few of them one may pass."""
+    many = toys.make_dataset(tmp_path / "many", count=QUICK_IMAGES + 30)
+    listing = expected(tmp_path)
+    tests = ("tests/test_accuracy.py", "tests/test_latency.py", "-k", FLOAT, f"--expected-failures={listing}")
+    done = toy.pytest(*tests, "--quick", dataset=many)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"a quick run on {QUICK_IMAGES} of {QUICK_IMAGES + 30} images" in done.stdout
+    (entry,) = toy.results().entries
+    assert (entry.images, entry.status, entry.latency) == (QUICK_IMAGES, results.Status.PASSED, None)
+
+
+def test_what_fails_by_more_than_expected_may_do_so_on_a_few_images(
+    toy: Toy, tmp_path: Path, plugin: Callable[[str, str], None]
+) -> None:
+    plugin("worse", WORSE)
+    listing = expected(tmp_path, scheme="int8-ort-minmax", text="threshold 1.00", drop_at_most=0.15)
+    chosen = "int8-ort-minmax and not cuda and not trt and not openvino"
+    given = ("-p", "worse", "tests/test_accuracy.py", "-k", chosen, f"--expected-failures={listing}", "--quick")
+    done = toy.pytest(*given)
+    assert done.returncode == 0 and "1 xfailed" in done.stdout, done.stdout + done.stderr
 
 
 # A plugin by which every scheme loses 20 points.
