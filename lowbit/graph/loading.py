@@ -30,6 +30,8 @@ def load(path: Path) -> onnx.ModelProto:
     except Exception as error:  # protobuf, the checker and external data each raise types of their own
         said = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise InputError(f"{path}: is no valid ONNX model ({said}). Export it again.") from error
+    if not model.graph.output:  # valid to the checker
+        raise InputError(f"{path}: its graph has no outputs. Export it again.")
     for tensor in model.graph.initializer:
         _check_tensor(path, tensor)
     return model

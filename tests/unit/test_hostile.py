@@ -60,6 +60,14 @@ def test_shapes_without_data_are_refused(detector: Path, tmp_path: Path) -> None
         graph.load(with_weight(detector, tmp_path, weight))
 
 
+def test_a_graph_without_outputs_is_refused(detector: Path, tmp_path: Path) -> None:
+    model = onnx.load(str(detector))
+    del model.graph.output[:]
+    onnx.save(model, str(tmp_path / "model.onnx"))
+    with pytest.raises(InputError, match=r"model\.onnx: its graph has no outputs"):
+        graph.load(tmp_path / "model.onnx")
+
+
 def test_an_absurd_input_size_is_refused(tmp_path: Path) -> None:
     node = helper.make_node("Identity", ["images"], ["output0"])
     shape = [1, 3, 1 << 20, 1 << 20]
