@@ -189,7 +189,7 @@ def main() -> None:
     parser.add_argument("--detector", default="shapes10n")
     parser.add_argument("--only", action="append", help="a method's name, repeatable")
     options = parser.parse_args()
-    detector = registry.find(options.detector)
+    detector = registry.find_detector(options.detector)
     data: Path = default_root() / "data"
     dataset, calibration = detector.load_data(data), detector.load_calibration(data)
     calibration = calibration.first(IMAGES)

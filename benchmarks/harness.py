@@ -30,7 +30,7 @@ from lowbit.detector import Detector, registry
 from lowbit.measure import pycocotools_check
 from lowbit.measure.metrics import evaluate
 from lowbit.measure.predict import predict
-from lowbit.runtime import DEFAULT, SessionOptions, find, open_session
+from lowbit.runtime import DEFAULT, SessionOptions, find_runtime, open_session
 from lowbit.schemes import CATALOGUE
 from lowbit.store.key import BuildRequest
 from lowbit.store.requests import export_request, graph_request
@@ -114,7 +114,10 @@ def evaluation(row: Row, detector: Detector, store: Store, images: int, rounds: 
     }
     part = replace(dataset, images=chosen, coco=coco)
     path = store.get(export_request(detector)).path
-    session, many = open_session(path, SessionOptions()), open_session(path, find(DEFAULT).for_many(SessionOptions()))
+    session, many = (
+        open_session(path, SessionOptions()),
+        open_session(path, find_runtime(DEFAULT).for_many(SessionOptions())),
+    )
     name = session.get_inputs()[0].name
     tensors = [preprocess(image.path, detector.input)[0] for image in chosen]
     ratios, sums = [], []
@@ -192,7 +195,7 @@ def _modelopt_alone(request: BuildRequest, folder: Path) -> float:
 
 
 def memory(row: Row, name: str, store: Store, images: int) -> None:
-    detector = registry.find(name)
+    detector = registry.find_detector(name)
     request = _request(detector, store)
     # Again and again from the first, where a detector's own list is shorter.
     request = replace(request, calibration=(request.calibration * images)[:images])
@@ -216,7 +219,7 @@ def main() -> None:
     parser.add_argument("--skip", action="append", default=[], help="import, collection, scoring, evaluation, building")
     options = parser.parse_args()
     store = Store(default_root())
-    detector = registry.find(options.detector)
+    detector = registry.find_detector(options.detector)
 
     def row(what: str, figure: str, against: str) -> None:
         print(f"| {what} | {figure} | {against} |", flush=True)

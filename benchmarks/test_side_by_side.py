@@ -23,7 +23,7 @@ from lowbit.evaluate import detector_name
 from lowbit.measure.latency import interleave
 from lowbit.measure.metrics import drop_interval, evaluate
 from lowbit.measure.predict import predict
-from lowbit.runtime import SessionOptions, deployed_options, find, open_session
+from lowbit.runtime import SessionOptions, deployed_options, find_runtime, open_session
 from lowbit.schemes import CATALOGUE
 from lowbit_pytest.options import detector_names
 from lowbit_pytest.workbench import Workbench
@@ -76,7 +76,7 @@ def openvino_nncf(source: Path, name: str, images: Images, folder: Path) -> Any:
 
 def openvino_options(precision: str) -> SessionOptions:
     """Those of lowbit's runtime. Skips where OpenVINO is not installed."""
-    if reason := find("openvino").reason():
+    if reason := find_runtime("openvino").reason():
         pytest.skip(reason)
     return deployed_options(precision, "openvino")
 

@@ -17,7 +17,7 @@ import onnx
 from lowbit.detector import registry
 from lowbit.measure.metrics import evaluate
 from lowbit.measure.predict import predict
-from lowbit.runtime import DEFAULT, SessionOptions, find, open_session
+from lowbit.runtime import DEFAULT, SessionOptions, find_runtime, open_session
 from lowbit.sensitivity import fake_quant, layerwise
 from lowbit.store.requests import export_request
 from lowbit.store.store import Store, default_root
@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=5)
     options = parser.parse_args()
     store = Store(default_root())
-    detector = registry.find(options.detector)
+    detector = registry.find_detector(options.detector)
     dataset, calibration = detector.load_data(store.data), detector.load_calibration(store.data)
     path = store.get(export_request(detector)).path
     floating = fake_quant.FloatGraph(path, detector.head, detector.input, calibration.paths[:IMAGES])
@@ -45,7 +45,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             target = Path(folder) / "model.onnx"
             onnx.save(floating.quantized(dtypes, fake_quant.WEIGHTS_ONLY), str(target))
-            session = open_session(target, find(DEFAULT).for_many(SessionOptions()))
+            session = open_session(target, find_runtime(DEFAULT).for_many(SessionOptions()))
             return evaluate(dataset, predict(session, detector.head, dataset, detector.input)).map
 
     print(f"{detector.name}, {len(dataset.images)} images of {dataset.name}, {IMAGES} calibration images")

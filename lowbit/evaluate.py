@@ -43,8 +43,7 @@ from lowbit.measure.predict import predict
 from lowbit.progress import Progress, Step
 from lowbit.quantize import tool
 from lowbit.runtime import Kernels, Runtime, Session
-from lowbit.schemes import CATALOGUE, Scheme, origins
-from lowbit.schemes import find as find_scheme
+from lowbit.schemes import CATALOGUE, Scheme, find_scheme, origins
 from lowbit.store.key import BuildRequest
 from lowbit.store.requests import export_request, graph_request, torch_request, widened_request
 from lowbit.store.store import Store
@@ -209,7 +208,7 @@ class Evaluation:
         return None
 
     def _detector(self, name: str) -> Detector:
-        return registry.find(
+        return registry.find_detector(
             name,
             trust=self.given.trust,
             size=self.given.image_size,
@@ -237,7 +236,7 @@ class Evaluation:
         dataset = self.dataset(name)
         if dataset.labelled:
             return dataset
-        seen = self.detections(Case(name, CATALOGUE["fp32"], runtime.find(runtime.DEFAULT)))
+        seen = self.detections(Case(name, CATALOGUE["fp32"], runtime.find_runtime(runtime.DEFAULT)))
         return labelled_by(dataset, seen, DEPLOYED_CONFIDENCE, self.store.data)
 
     def _calibration(self, name: str) -> CalibrationSet:

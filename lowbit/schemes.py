@@ -265,7 +265,7 @@ def catalogue() -> Mapping[str, Scheme]:
     return MappingProxyType(found)
 
 
-def find(scheme_id: str) -> Scheme:
+def find_scheme(scheme_id: str) -> Scheme:
     """The scheme of an id: one of :func:`catalogue`, or ``mixed-<tool>-d<points>`` and ``mixed-brevitas-b<bits>`` with any
     number, which has one id however it is written: ``d1.0`` for ``d1.00``. Raises :class:`InputError` that names the
     nearest ids."""
@@ -287,5 +287,5 @@ def origins(scheme: Scheme) -> list[Scheme]:
     """A scheme and those whose artifacts it starts from, itself first."""
     found = [scheme]
     while start := found[-1].settings.get("start"):
-        found.append(find(start))
+        found.append(find_scheme(start))
     return found

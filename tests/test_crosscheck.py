@@ -16,7 +16,7 @@ from lowbit.measure.latency import interleave
 from lowbit.measure.metrics import drop_interval
 from lowbit.quantize import tool
 from lowbit.results import CrossCheck
-from lowbit.schemes import find
+from lowbit.schemes import find_scheme
 from lowbit.sensitivity import fake_quant, layermap, layerwise
 from lowbit_pytest.recording import Record
 from lowbit_pytest.workbench import Workbench
@@ -32,13 +32,13 @@ def test_beside_modelopt(
     """Two tools that quantize the same convolutions to 8 bits agree on which of them suffer, and nearly on AP."""
     if not tool(case.scheme.tool).crosscheck:
         pytest.skip("is no second opinion")
-    other = dataclasses.replace(case, scheme=find(BESIDE))
+    other = dataclasses.replace(case, scheme=find_scheme(BESIDE))
     reason = workbench.skip_reason(other, timed=False, scored=True)
     if reason:
         pytest.skip(reason)
     theirs = workbench.evidence(other)
     detector = workbench.detector(case.detector)
-    source = workbench.artifact(case.detector, find("fp32")).path
+    source = workbench.artifact(case.detector, find_scheme("fp32")).path
     shown = workbench.calibration(case.detector).paths[:IMAGES]
     floating = fake_quant.FloatGraph(source, detector.head, detector.input, shown)
     rankings = []

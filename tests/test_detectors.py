@@ -32,7 +32,7 @@ def find(workbench: Workbench, name: str) -> Detector:
 
 def float_map(workbench: Workbench, name: str, dataset: Dataset) -> float:
     path = workbench.artifact(name, CATALOGUE["fp32"]).path
-    session = runtime.open_session(path, runtime.find(runtime.DEFAULT).for_many(runtime.SessionOptions()))
+    session = runtime.open_session(path, runtime.find_runtime(runtime.DEFAULT).for_many(runtime.SessionOptions()))
     return evaluate(
         dataset, predict(session, workbench.detector(name).head, dataset, workbench.detector(name).input)
     ).map

@@ -16,7 +16,7 @@ from lowbit.detector.detector import Detector
 from lowbit.evaluate import Case
 from lowbit.measure.metrics import evaluate
 from lowbit.measure.predict import predict
-from lowbit.schemes import CATALOGUE, Scheme, find
+from lowbit.schemes import CATALOGUE, Scheme, find_scheme
 from lowbit.store.store import Store
 from lowbit_pytest import tiers
 from lowbit_pytest.workbench import Workbench
@@ -25,7 +25,7 @@ from tests.unit.lazily import lazily
 training_state, networks = lazily("lowbit.quantize.qat.training_state"), lazily("tests.unit.networks")
 
 # The first that stands for a family of the tool's.
-ONE_A_TOOL = {scheme.tool: scheme for scheme in map(find, reversed(tiers.declared().representatives))}
+ONE_A_TOOL = {scheme.tool: scheme for scheme in map(find_scheme, reversed(tiers.declared().representatives))}
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ ONE_A_TOOL = {scheme.tool: scheme for scheme in map(find, reversed(tiers.declare
 )
 def test_a_second_build_gives_the_same_bytes(workbench: Workbench, scheme: Scheme, tmp_path: Path) -> None:
     if reason := workbench.skip_reason(
-        Case("shapes10n", scheme, runtime.find(runtime.DEFAULT)), timed=False, scored=False
+        Case("shapes10n", scheme, runtime.find_runtime(runtime.DEFAULT)), timed=False, scored=False
     ):
         pytest.skip(reason)
     request = workbench.request("shapes10n", scheme)
@@ -104,7 +104,7 @@ def small(bundled: Detector, architecture: Path) -> Detector:
 
 
 def test_a_second_evaluation_gives_the_same_numbers(workbench: Workbench) -> None:
-    case = Case("shapes10n", CATALOGUE["fp32"], runtime.find(runtime.DEFAULT))
+    case = Case("shapes10n", CATALOGUE["fp32"], runtime.find_runtime(runtime.DEFAULT))
     dataset = workbench.dataset("shapes10n")
     first = workbench.evidence(case).accuracy
     second = evaluate(

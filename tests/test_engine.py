@@ -13,7 +13,7 @@ from lowbit.measure import comparison, latency
 from lowbit.progress import Step
 from lowbit.results import EngineRecord
 from lowbit.runtime import tensorrt
-from lowbit.schemes import find
+from lowbit.schemes import find_scheme
 from lowbit_pytest.recording import Record
 from lowbit_pytest.workbench import Workbench
 
@@ -42,7 +42,7 @@ def test_engine(
     workbench.progress(Step(f"{case.id}: building a TensorRT engine"))
     engine = tensorrt.Engine(workbench.deployed(case).path, timing_input)
     if case.detector not in references:  # a build takes minutes, and every scheme compares with it
-        source = workbench.artifact(case.detector, find("fp32")).path
+        source = workbench.artifact(case.detector, find_scheme("fp32")).path
         references[case.detector] = tensorrt.Engine(source, timing_input)
     reference = references[case.detector]
     speed, _, seconds = latency.interleave(reference, engine, pairs=PAIRS)

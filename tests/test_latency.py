@@ -16,7 +16,7 @@ from lowbit.artifact import Artifact
 from lowbit.errors import UnavailableError
 from lowbit.evaluate import Case
 from lowbit.measure import latency
-from lowbit.schemes import find
+from lowbit.schemes import find_scheme
 from lowbit_pytest.recording import Record
 from lowbit_pytest.workbench import Workbench
 
@@ -41,7 +41,7 @@ def test_latency(
     references = {"fp32": "speedup", **({"fp16": "speedup_fp16"} if case.runtime.gpu else {})}
     run = session.timed_run(timing_input)
     others = {
-        scheme: workbench.timed_session(dataclasses.replace(case, scheme=find(scheme))).timed_run(timing_input)
+        scheme: workbench.timed_session(dataclasses.replace(case, scheme=find_scheme(scheme))).timed_run(timing_input)
         for scheme in references
         if scheme != case.scheme.id
     }

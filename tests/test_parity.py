@@ -16,7 +16,7 @@ from lowbit.errors import LowbitError, UnavailableError
 from lowbit.measure import parity
 from lowbit.measure.emulation import Emulator
 from lowbit.quantize import Job, lower, portable
-from lowbit.schemes import find
+from lowbit.schemes import find_scheme
 from lowbit_pytest.workbench import Workbench
 from tests.unit import faults
 
@@ -75,7 +75,7 @@ def test_faults_of_a_runtime_are_found(
     tmp_path: Path,
 ) -> None:
     """One convolution of a real detector, a third of the way through it, computes something else."""
-    artifact = workbench.artifact("shapes10n", find("int8-ort-minmax"))
+    artifact = workbench.artifact("shapes10n", find_scheme("int8-ort-minmax"))
     model = graph.load(artifact.path)
     names = faults.integer_convolutions(model)
     options = runtime.deployed_options("int8")
@@ -90,7 +90,7 @@ def test_saturation_is_found_on_every_processor(
 ) -> None:
     """ModelOpt's artifact, laid out without fitting its weights: 13 points of yolov10n's AP on a processor without VNNI, and
     agreement on detections sees nothing of it. What lowbit builds has no such layer."""
-    source, start = (workbench.artifact("shapes10n", find(name)) for name in ("fp32", "int8-modelopt-entropy"))
+    source, start = (workbench.artifact("shapes10n", find_scheme(name)) for name in ("fp32", "int8-modelopt-entropy"))
     settings, output = {"start": "int8-modelopt-entropy"}, tmp_path / "saturating.onnx"
     calibration = workbench.calibration("shapes10n").first(8)
     job = Job(

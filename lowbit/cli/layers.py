@@ -16,7 +16,7 @@ from lowbit.data.dataset import Dataset
 from lowbit.data.leak import check_leak
 from lowbit.data.lists import CalibrationSet, load_calibration
 from lowbit.data.load import load_data
-from lowbit.detector import Detector, declare, find
+from lowbit.detector import Detector, declare, find_detector
 from lowbit.errors import InputError
 from lowbit.gate import points
 from lowbit.markdown import table
@@ -25,8 +25,7 @@ from lowbit.measure.predict import predict
 from lowbit.progress import Progress, Step
 from lowbit.quantize import Job, ort
 from lowbit.quantize.offers import Offers
-from lowbit.sensitivity import GRID, assignment, bit_allocation, fake_quant, layermap, layerwise
-from lowbit.sensitivity import find as find_combination
+from lowbit.sensitivity import GRID, assignment, bit_allocation, fake_quant, find_combination, layermap, layerwise
 from lowbit.sensitivity import sweep as sweeping
 from lowbit.store.store import Store, default_root
 
@@ -259,7 +258,9 @@ def _draw(
 
 def _detector(options: argparse.Namespace) -> tuple[Detector, CalibrationSet]:
     declared = declare.load(Path.cwd()).detectors
-    detector = find(options.detector, trust=options.trust_checkpoint, size=options.image_size, declared=declared)
+    detector = find_detector(
+        options.detector, trust=options.trust_checkpoint, size=options.image_size, declared=declared
+    )
     data = Store(default_root()).data
     given: Path | None = options.calibration
     calibration = load_calibration(given.resolve()) if given else detector.load_calibration(data)

@@ -111,7 +111,7 @@ REGISTRY: dict[str, Callable[[], Detector]] = {
 }
 
 
-def find(
+def find_detector(
     name: str, *, trust: bool = False, size: int | None = None, declared: Mapping[str, Declared] | None = None
 ) -> Detector:
     """A registered detector, one that a ``lowbit.toml`` declares, somebody's ``.onnx`` file or ``.pt`` checkpoint, or

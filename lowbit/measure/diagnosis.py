@@ -78,11 +78,11 @@ def _input(path: Path, model: onnx.ModelProto) -> InputSpec:
 
 
 def _images(path: Path, spec: InputSpec, images: Path | None, data: Path) -> CalibrationSet:
-    from lowbit.detector import find
+    from lowbit.detector import find_detector
 
     if images is not None:
         return load_calibration(images.resolve()).first(IMAGES)
-    bundled = find("shapes10n")
+    bundled = find_detector("shapes10n")
     if spec != bundled.input:
         raise InputError(
             f"{path}: takes images of {spec.height} x {spec.width} pixels, and the bundled ones have {bundled.input.size}. "

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lowbit import graph
-from lowbit.runtime import Kernels, SessionOptions, find
+from lowbit.runtime import Kernels, SessionOptions, find_runtime
 
 
 def kernels(path: Path, options: SessionOptions, tensor: NDArray[np.float32]) -> Kernels:
     """Which kernels the session of an ONNX file runs. ``tensor``: float32 [1, 3, S, S]."""
-    return find(options.runtime).kernels(path, options, tensor, graph.macs(graph.load(path)))
+    return find_runtime(options.runtime).kernels(path, options, tensor, graph.macs(graph.load(path)))

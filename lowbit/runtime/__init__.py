@@ -29,7 +29,7 @@ __all__ = [
     "Share",
     "available_cores",
     "deployed_options",
-    "find",
+    "find_runtime",
     "kernels_saturate",
     "on_cores",
     "open_session",
@@ -48,7 +48,7 @@ def runtimes() -> Mapping[str, Runtime]:
     return MappingProxyType({runtime.name: runtime for runtime in found})
 
 
-def find(name: str) -> Runtime:
+def find_runtime(name: str) -> Runtime:
     """The runtime of a name. Raises :class:`InputError` that lists those that there are."""
     if name not in runtimes():
         raise InputError(f"there is no runtime {name!r}; known: {', '.join(runtimes())}.")
@@ -61,11 +61,11 @@ def open_session(path: Path, options: SessionOptions) -> Session:
     Raises :class:`lowbit.errors.UnavailableError` if its runtime can't be used here, :class:`lowbit.errors.LowbitError` if
     it does not take the file.
     """
-    return find(options.runtime).open(path, options)
+    return find_runtime(options.runtime).open(path, options)
 
 
 def deployed_options(
     precision: str, runtime: str = DEFAULT, *, weights_only: bool = False, saturates: bool = False
 ) -> SessionOptions:
     """The session options with which an artifact of a precision ships; :meth:`Runtime.options` says what they take."""
-    return find(runtime).options(precision, weights_only=weights_only, saturates=saturates)
+    return find_runtime(runtime).options(precision, weights_only=weights_only, saturates=saturates)

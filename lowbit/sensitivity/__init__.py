@@ -46,7 +46,7 @@ class Combination:
 GRID = tuple(Combination(*parts) for parts in itertools.product(WEIGHTS, ACTIVATIONS, GRANULARITIES))
 
 
-def find(combination_id: str) -> Combination:
+def find_combination(combination_id: str) -> Combination:
     """The combination of an id. Raises :class:`InputError` that says how ids are made."""
     for combination in GRID:
         if combination.id == combination_id:

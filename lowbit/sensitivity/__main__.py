@@ -12,7 +12,7 @@ from lowbit.data.letterbox import InputSpec
 from lowbit.data.lists import CalibrationSet
 from lowbit.detector import rebuild
 from lowbit.progress import Progress, Step
-from lowbit.sensitivity import autoquant, fake_quant, find
+from lowbit.sensitivity import autoquant, fake_quant, find_combination
 from lowbit.source import take
 
 # Every convolution takes two runs, alone and leave-one-out. A few images give the same ranking as many.
@@ -29,7 +29,7 @@ def measure(request: dict[str, Any], folder: Path, progress: Progress) -> dict[s
         detector = rebuild(source, identity, trust=request["trust"])
         network = fused(detector)
     images = CalibrationSet(folder, tuple(map(Path, request["calibration"])))
-    combination = find(request["combination"])
+    combination = find_combination(request["combination"])
     progress(Step("calibrating"))
     batches = list(images.batches(InputSpec.of_json(request["input"])))
     ranking, config, changed = autoquant.measure(network, combination, batches, folder, progress)

@@ -27,8 +27,7 @@ from lowbit.detector import Detector
 from lowbit.errors import BuildError, InputError, UnavailableError
 from lowbit.progress import Progress
 from lowbit.results import RankedLayer, SweepRecord
-from lowbit.sensitivity import Combination, autoquant
-from lowbit.sensitivity import find as find_combination
+from lowbit.sensitivity import Combination, autoquant, find_combination
 
 MANIFEST, REPORT, INDEX = "quant_manifest.json", "layer-sensitivity-report.json", "index.json"
 TOP = 10

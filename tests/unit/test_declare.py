@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lowbit.detector import declare, find
+from lowbit.detector import declare, find_detector
 from lowbit.errors import InputError
 from tests.unit import toys
 
@@ -40,7 +40,7 @@ def test_a_declared_detector_has_its_own_data_and_input(tmp_path: Path) -> None:
     toys.make_calibration(tmp_path / "calibration")
     project = declare.load(write(tmp_path, GOOD))
     assert (project.gate.schemes, project.gate.inconclusive) == (("int8-ort-minmax",), "fail")
-    detector = find("mine", declared=project.detectors)
+    detector = find_detector("mine", declared=project.detectors)
     assert (detector.name, detector.source) == ("mine", tmp_path / "toy.onnx")
     assert (detector.input.colors, detector.input.mean, detector.input.std) == ("bgr", (1, 2, 3), (4, 5, 6))
     assert len(detector.load_data(tmp_path).images) == 6
@@ -52,13 +52,13 @@ def test_a_declared_detector_has_its_own_data_and_input(tmp_path: Path) -> None:
 def test_a_declared_name_goes_before_a_registered_one(tmp_path: Path) -> None:
     toys.make_detector(tmp_path / "toy.onnx")
     project = declare.load(write(tmp_path, '[detectors.yolov10n]\nmodel = "toy.onnx"\n'))
-    assert find("yolov10n", declared=project.detectors).head.kind == "raw"
+    assert find_detector("yolov10n", declared=project.detectors).head.kind == "raw"
 
 
 def test_unknown_names_list_the_declared_ones(tmp_path: Path) -> None:
     project = declare.load(write(tmp_path, '[detectors.mine]\nmodel = "toy.onnx"\n'))
     with pytest.raises(InputError, match=r"shapes10n.*mine"):
-        find("yours", declared=project.detectors)
+        find_detector("yours", declared=project.detectors)
 
 
 @pytest.mark.parametrize(
@@ -83,4 +83,4 @@ def test_checkpoints_have_ultralytics_input(tmp_path: Path) -> None:
     (tmp_path / "mine.pt").touch()
     project = declare.load(write(tmp_path, '[detectors.mine]\nmodel = "mine.pt"\ncolors = "bgr"\n'))
     with pytest.raises(InputError, match=r"mine\.pt: .*RGB in \[0, 1\]"):
-        find("mine", declared=project.detectors)
+        find_detector("mine", declared=project.detectors)

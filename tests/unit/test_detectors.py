@@ -15,7 +15,7 @@ import pytest
 from lowbit import files, graph
 from lowbit.data.coco import load_coco
 from lowbit.data.letterbox import InputSpec
-from lowbit.detector import REGISTRY, Detector, assets_folder, find, heads, rebuild
+from lowbit.detector import REGISTRY, Detector, assets_folder, find_detector, heads, rebuild
 from lowbit.detector.checkpoint import TRUSTED_CHECKPOINTS, load_state
 from lowbit.detector.declare import Declared
 from lowbit.detector.heads.decoded import Decoded
@@ -176,7 +176,7 @@ def test_a_pickle_named_safetensors_is_not_unpickled(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["", "yolov11n", "YOLOV10N", "model.pth", "some/folder"])
 def test_unknown_detector(name: str) -> None:
     with pytest.raises(InputError, match="there is no detector") as caught:
-        find(name)
+        find_detector(name)
     assert repr(name) in str(caught.value)
     assert all(known in str(caught.value) for known in REGISTRY)
 
@@ -190,7 +190,7 @@ def test_assets_not_set(monkeypatch: pytest.MonkeyPatch, name: str, value: str |
         monkeypatch.setenv(ASSETS_VARIABLE, value)
     assert assets_folder() is None
     with pytest.raises(UnavailableError, match=rf"{name}: \$LOWBIT_ASSETS is not set"):
-        find(name)
+        find_detector(name)
 
 
 @pytest.mark.parametrize("kind", ["missing", "file"])
@@ -200,20 +200,20 @@ def test_assets_that_are_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         path.touch()
     monkeypatch.setenv(ASSETS_VARIABLE, str(path))
     with pytest.raises(InputError, match=r"assets: \$LOWBIT_ASSETS is not a folder"):
-        find("yolov10n")
+        find_detector("yolov10n")
 
 
 def test_assets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(ASSETS_VARIABLE, str(tmp_path))
     with pytest.raises(UnavailableError, match=r"yolov10n: no yolov10n\.safetensors or yolov10n\.pt in"):
-        find("yolov10n")
+        find_detector("yolov10n")
     (tmp_path / "yolov10n").mkdir()
     (tmp_path / "yolov10n" / "yolov10n.pt").touch()
-    assert find("yolov10n").source.name == "yolov10n.pt"
+    assert find_detector("yolov10n").source.name == "yolov10n.pt"
     (tmp_path / "yolov10n" / "yolov10n.safetensors").touch()
-    detector = find("yolov10n", trust=True)
+    detector = find_detector("yolov10n", trust=True)
     assert detector.source.name == "yolov10n.safetensors"  # which can't run code
-    assert (detector.trust, find("yolov10n").trust) == (True, False)
+    assert (detector.trust, find_detector("yolov10n").trust) == (True, False)
     assert (detector.input.size, detector.head.classes) == (640, 80)
     with pytest.raises(InputError, match=r"instances_val204\.json: no such annotation file"):
         detector.load_data(tmp_path)
@@ -221,7 +221,7 @@ def test_assets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_onnx_file(tmp_path: Path) -> None:
     path = make_detector(tmp_path / "toy.onnx")
-    detector = find(str(path))
+    detector = find_detector(str(path))
     assert (detector.name, detector.input.size, detector.head.classes) == ("toy", 64, 2)
     assert (detector.source, detector.weights) == (path, None)
     assert detector.head == Raw((64, 64), 2)
@@ -235,17 +235,17 @@ def test_onnx_file(tmp_path: Path) -> None:
 
 
 def test_random_detectors_are_seeded(tmp_path: Path) -> None:
-    detector = find("yolov10n@random")
+    detector = find_detector("yolov10n@random")
     assert (detector.head.kind, detector.head.classes, detector.input.size) == ("end2end", 80, 640)
-    one, two = (find("yolov10n@random").torch_module().state_dict() for _ in range(2))
+    one, two = (find_detector("yolov10n@random").torch_module().state_dict() for _ in range(2))
     assert all(torch.equal(one[name], two[name]) for name in one)
     assert detector.identity() != dataclasses.replace(detector, seed=2).identity()
     again = rebuild(detector.source, detector.identity(), trust=False)
     assert again.identity() == detector.identity()
-    assert find("yolov8n@random", size=320).head == Decoded((320, 320), 80)
+    assert find_detector("yolov8n@random", size=320).head == Decoded((320, 320), 80)
     for name in ("yolov99n@random", "yolov8n-seg@random"):
         with pytest.raises(InputError, match=name):
-            find(name)
+            find_detector(name)
 
 
 def test_an_ultralytics_checkpoint_is_recognised(tmp_path: Path) -> None:
@@ -255,8 +255,8 @@ def test_an_ultralytics_checkpoint_is_recognised(tmp_path: Path) -> None:
     path = tmp_path / "mine.pt"
     torch.save({"model": DetectionModel("yolov8n.yaml", nc=3, verbose=False)}, path)
     with pytest.raises(InputError, match=r"mine\.pt: is a pickle .* --trust-checkpoint"):
-        find(str(path))
-    detector = find(str(path), trust=True, size=64)
+        find_detector(str(path))
+    detector = find_detector(str(path), trust=True, size=64)
     assert (detector.head.kind, detector.head.classes) == ("decoded", 3)
     again = rebuild(path, json.loads(json.dumps(detector.identity())), trust=True)
     again.export(tmp_path / "out.onnx")
@@ -278,13 +278,13 @@ def test_a_declared_architecture_counts_by_what_it_says(tmp_path: Path) -> None:
         file = tmp_path / folder / "yolov10n-mine.yaml"
         file.write_text(content)
         declared = {"mine": Declared(model=weights, architecture=str(file))}
-        identities.append(find("mine", declared=declared).identity())
+        identities.append(find_detector("mine", declared=declared).identity())
     assert identities[0] == identities[1] != identities[2]
     assert str(tmp_path) not in str(identities)
 
 
 def test_onnx_file_needs_data(tmp_path: Path) -> None:
-    detector = find(str(make_detector(tmp_path / "toy.onnx")))
+    detector = find_detector(str(make_detector(tmp_path / "toy.onnx")))
     with pytest.raises(InputError, match=r"toy\.onnx: .*--dataset"):
         detector.load_data(tmp_path)
     with pytest.raises(InputError, match=r"toy\.onnx: .*--calibration"):
@@ -297,7 +297,7 @@ def test_bad_onnx_file(tmp_path: Path, content: bytes | None) -> None:
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(InputError, match=r"mine\.onnx: "):
-        find(str(path))
+        find_detector(str(path))
 
 
 def detector_of(weights: Path) -> Detector:
@@ -322,7 +322,7 @@ def test_identity_follows_the_file(tmp_path: Path) -> None:
 
 
 def test_bundled_detector() -> None:
-    detector = find("shapes10n")
+    detector = find_detector("shapes10n")
     model = detector.torch_module()
     assert not model.training
     assert {p.dtype for p in model.parameters()} == {torch.float32}

@@ -11,9 +11,9 @@ from lowbit import entries, runtime
 from lowbit.errors import LowbitError
 from lowbit.evaluate import Case
 from lowbit.results import Entry, RuntimeRecord, Status
-from lowbit.schemes import find
+from lowbit.schemes import find_scheme
 
-CASE = Case("folder/toy.onnx", find("int8-ort-minmax"), runtime.find(runtime.DEFAULT))
+CASE = Case("folder/toy.onnx", find_scheme("int8-ort-minmax"), runtime.find_runtime(runtime.DEFAULT))
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from lowbit.detector.declare import Declared
 from lowbit.errors import InputError
 from lowbit.evaluate import Case, Evaluation, Given
 from lowbit.results import Status
-from lowbit.schemes import find
+from lowbit.schemes import find_scheme
 from lowbit.store.store import Store
 from tests.unit import toys
 
@@ -24,7 +24,7 @@ def test_a_case_comes_to_its_verdict(tmp_path: Path) -> None:
         dataset=toys.make_dataset(tmp_path / "val"), calibration=toys.make_calibration(tmp_path / "calibration")
     )
     evaluation = Evaluation(Store(tmp_path / "store"), given, lambda _: None)
-    case = Case(str(detector), find("int8-ort-minmax"), runtime.find(runtime.DEFAULT))
+    case = Case(str(detector), find_scheme("int8-ort-minmax"), runtime.find_runtime(runtime.DEFAULT))
     assert evaluation.unable(case, timed=False, scored=True) is None
     evidence = evaluation.evidence(case)
     assert (case.id, evidence.accuracy.map, evidence.checked.map) == ("toy-int8-ort-minmax", 1.0, 1.0)

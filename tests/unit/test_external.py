@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from lowbit import files, graph
-from lowbit.detector import find
+from lowbit.detector import find_detector
 from lowbit.errors import InputError
 from lowbit.graph.external import contents, external_files
 from lowbit.store.requests import export_request
@@ -44,10 +44,10 @@ def retrain(path: Path, data: Path) -> None:
 def test_a_detector_that_was_trained_again_is_another_one(detector: Path, tmp_path: Path) -> None:
     data = beside(detector)
     store = Store(tmp_path / "store")
-    first = store.get(export_request(find(str(detector))))
-    assert not store.get(export_request(find(str(detector)))).built
+    first = store.get(export_request(find_detector(str(detector))))
+    assert not store.get(export_request(find_detector(str(detector)))).built
     retrain(detector, data)
-    second = store.get(export_request(find(str(detector))))
+    second = store.get(export_request(find_detector(str(detector))))
     assert second.built and second.sha256 != first.sha256
     stored = [{t.name: numpy_helper.to_array(t) for t in graph.load(a.path).graph.initializer} for a in (first, second)]
     assert np.array_equal(stored[0]["b32"], stored[1]["b32"] * 2) and stored[0]["b32"].all()
@@ -59,7 +59,7 @@ def test_where_they_lie_does_not_matter(detector: Path, tmp_path: Path) -> None:
     elsewhere.mkdir()
     for file in (detector, data):
         (elsewhere / file.name).write_bytes(file.read_bytes())
-    one, other = (export_request(find(str(folder / "my.onnx"))) for folder in (tmp_path, elsewhere))
+    one, other = (export_request(find_detector(str(folder / "my.onnx"))) for folder in (tmp_path, elsewhere))
     assert one.key == other.key
     assert str(tmp_path) not in str(one.ingredients)
 
@@ -67,13 +67,13 @@ def test_where_they_lie_does_not_matter(detector: Path, tmp_path: Path) -> None:
 def test_what_a_detector_is_called_does_not_matter(detector: Path, tmp_path: Path) -> None:
     renamed = tmp_path / "yours.onnx"
     renamed.write_bytes(detector.read_bytes())
-    one, other = (export_request(find(str(path))) for path in (detector, renamed))
+    one, other = (export_request(find_detector(str(path))) for path in (detector, renamed))
     assert one.key == other.key
 
 
 def test_weights_that_change_between_hash_and_build_build_nothing(detector: Path, tmp_path: Path) -> None:
     data = beside(detector)
-    request = export_request(find(str(detector)))
+    request = export_request(find_detector(str(detector)))
     assert request.key
     retrain(detector, data)
     with pytest.raises(InputError, match=f"{data}: changed while it was read"):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lowbit.detector import find
+from lowbit.detector import find_detector
 from lowbit.errors import InputError
 from lowbit.gate import broken_limits, decide, judge, load_expected_failures, load_thresholds
 from lowbit.results import Status
@@ -164,6 +164,6 @@ def test_what_ships_is_well_formed_and_strict() -> None:
     thresholds = load_thresholds(HERE / "thresholds.toml")
     assert thresholds.limits("shapes10n", "int8-modelopt-entropy", "int8")["map"] <= 0.010
     assert all(table.weights for name, table in thresholds.tables.items() if name != "default")
-    bundled = find("shapes10n").weights_sha256
+    bundled = find_detector("shapes10n").weights_sha256
     for entry in load_expected_failures(HERE / "expected_failures.toml"):
         assert entry.weights and (entry.detector != "shapes10n" or entry.weights == (bundled,))

@@ -11,7 +11,7 @@ import pytest
 from lowbit import graph, runtime
 from lowbit.data.letterbox import InputSpec
 from lowbit.data.lists import CalibrationSet
-from lowbit.detector import find
+from lowbit.detector import find_detector
 from lowbit.quantize import Job, half
 
 SIZE = 320
@@ -21,7 +21,7 @@ SIZE = 320
 def test_a_decoded_head_survives(name: str, tmp_path: Path) -> None:
     """Ultralytics' tail slices and adds the same distances twice; boxes are those of float32, but for rounding."""
     source, output = tmp_path / "float.onnx", tmp_path / "half.onnx"
-    find(name, size=SIZE).export(source)
+    find_detector(name, size=SIZE).export(source)
     spec = InputSpec(SIZE)
     job = Job("fp16", {}, source, {}, spec, CalibrationSet(tmp_path, ()), output, tmp_path, lambda _: None)
     half.build(job)

@@ -12,7 +12,7 @@ from lowbit import graph, runtime
 from lowbit.data.coco import load_coco
 from lowbit.data.letterbox import InputSpec
 from lowbit.data.lists import load_calibration
-from lowbit.detector import declare, find, heads
+from lowbit.detector import declare, find_detector, heads
 from lowbit.detector.head import Hints
 from lowbit.detector.heads.detr import Detr
 from lowbit.errors import InputError
@@ -73,7 +73,7 @@ def accuracy(path: Path, head: heads.Head, spec: InputSpec, annotations: Path) -
 
 @pytest.mark.parametrize("softmax", [False, True])
 def test_a_detr_is_measured_in_float_and_in_int8(tmp_path: Path, softmax: bool) -> None:
-    detector = find(str(make_detr(tmp_path / "detr.onnx", softmax=softmax)))
+    detector = find_detector(str(make_detr(tmp_path / "detr.onnx", softmax=softmax)))
     assert detector.head == Detr((64, 64), 2, "softmax" if softmax else "sigmoid", boxes_first=False)
     assert detector.input.resize == "stretch"
     detector.export(tmp_path / "float.onnx")
@@ -91,7 +91,7 @@ def test_a_detr_is_measured_in_float_and_in_int8(tmp_path: Path, softmax: bool) 
 
 def test_images_of_another_aspect_ratio_are_stretched(tmp_path: Path) -> None:
     """Boxes are shares of the input's sides: those of an image that was stretched are right in its own pixels."""
-    detector = find(str(make_detr(tmp_path / "detr.onnx")))
+    detector = find_detector(str(make_detr(tmp_path / "detr.onnx")))
     annotations = toys.make_dataset(tmp_path, stretch=(2, 1))
     assert accuracy(tmp_path / "detr.onnx", detector.head, detector.input, annotations) == pytest.approx(1)
     wrong = InputSpec(64, resize="corner")
@@ -101,10 +101,10 @@ def test_images_of_another_aspect_ratio_are_stretched(tmp_path: Path) -> None:
 def test_what_the_logits_are_is_asked_for(tmp_path: Path) -> None:
     path = make_detr(tmp_path / "detr.onnx", softmax=True, names=None)
     with pytest.raises(InputError, match=r'detr\.onnx: its 3 class logits .* scores = "sigmoid" }, or "softmax"'):
-        find(str(path))
+        find_detector(str(path))
     text = '[detectors.mine]\nmodel = "detr.onnx"\nhead = { kind = "detr", scores = "softmax" }\n'
     (tmp_path / declare.NAME).write_text(text)
-    detector = find("mine", declared=declare.load(tmp_path).detectors)
+    detector = find_detector("mine", declared=declare.load(tmp_path).detectors)
     assert detector.head == Detr((64, 64), 2, "softmax", boxes_first=False)
     # What was declared reaches builds, which see the export only.
     detector.export(tmp_path / "float.onnx")

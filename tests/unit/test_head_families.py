@@ -15,7 +15,7 @@ from onnx import TensorProto, helper
 from lowbit import runtime
 from lowbit.data.coco import load_coco
 from lowbit.data.lists import load_calibration
-from lowbit.detector import Detector, declare, find
+from lowbit.detector import Detector, declare, find_detector
 from lowbit.detector.heads.counted import Counted
 from lowbit.detector.heads.nas import Nas
 from lowbit.detector.heads.rows import Rows
@@ -160,7 +160,7 @@ def declared(folder: Path, family: Callable[[Toy], None], more: str = "classes =
     family(toy)
     toy.save(folder / "toy.onnx")
     (folder / declare.NAME).write_text(f'[detectors.mine]\nmodel = "toy.onnx"\nstrides = [32]\n{more}\n')
-    return find("mine", declared=declare.load(folder).detectors)
+    return find_detector("mine", declared=declare.load(folder).detectors)
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.__name__)

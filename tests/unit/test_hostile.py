@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from lowbit import graph
-from lowbit.detector import find, heads
+from lowbit.detector import find_detector, heads
 from lowbit.detector.checkpoint import load_state
 from lowbit.errors import InputError, LowbitError
 from lowbit.report.summary import markdown
@@ -77,7 +77,7 @@ def test_an_absurd_input_size_is_refused(tmp_path: Path) -> None:
         heads.recognise(tmp_path / "model.onnx", model)
     onnx.save(model, str(tmp_path / "model.onnx"))
     with pytest.raises(InputError, match="fixed sides"):  # and no run has asked for terabytes
-        find(str(tmp_path / "model.onnx"))
+        find_detector(str(tmp_path / "model.onnx"))
 
 
 def test_a_checkpoint_with_nan_is_refused(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from onnx import numpy_helper
 
 from lowbit.data.letterbox import InputSpec
 from lowbit.data.lists import load_calibration
-from lowbit.detector import Detector, find
+from lowbit.detector import Detector, find_detector
 from lowbit.quantize import Job, brevitas, native
 from lowbit.sensitivity import assignment
 from tests.unit import toys
@@ -73,7 +73,7 @@ def small(folder: Path) -> Detector:
     """A torch detector with drawn weights, which sees something everywhere."""
     architecture = folder / "small.yaml"
     architecture.write_text(json.dumps(ARCHITECTURE))  # YAML, too
-    bundled, sides = find("shapes10n"), (toys.SIZE, toys.SIZE)
+    bundled, sides = find_detector("shapes10n"), (toys.SIZE, toys.SIZE)
     return dataclasses.replace(
         bundled,
         name="small",

@@ -23,7 +23,7 @@ from lowbit.runtime import SessionOptions
 from lowbit.schemes import CATALOGUE
 from tests.unit import toys
 
-OPENVINO = runtime.find("openvino")
+OPENVINO = runtime.find_runtime("openvino")
 installed = pytest.mark.skipif(OPENVINO.reason() is not None, reason=str(OPENVINO.reason()))
 
 
@@ -205,13 +205,13 @@ def test_a_concat_of_signed_activations_is_refused_because_it_is_wrong(
 )
 def test_what_runtimes_take(scheme: str, name: str, said: str | None) -> None:
     """Of TensorRT as its parser says: a graph with zero points is refused."""
-    refused = runtime.find(name).refuses(capability.form(CATALOGUE[scheme]))
+    refused = runtime.find_runtime(name).refuses(capability.form(CATALOGUE[scheme]))
     assert refused is None if said is None else said in str(refused)
 
 
 def test_a_tool_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ort, "TOOL", dataclasses.replace(ort.TOOL, needs={"no_such_module": "no-such-package"}))
-    said = capability.missing(CATALOGUE["int8-ort-minmax"], runtime.find(runtime.DEFAULT))
+    said = capability.missing(CATALOGUE["int8-ort-minmax"], runtime.find_runtime(runtime.DEFAULT))
     assert said == (
         "the tool ort needs no-such-package, which is not installed (pip install -c constraints.txt no-such-package)"
     )

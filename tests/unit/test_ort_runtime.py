@@ -14,7 +14,7 @@ import pytest
 
 from lowbit import graph
 from lowbit.errors import LowbitError, UnavailableError
-from lowbit.runtime import SessionOptions, Share, find, ort, runtimes, tensorrt
+from lowbit.runtime import SessionOptions, Share, find_runtime, ort, runtimes, tensorrt
 from tests.unit import toys
 
 CUDA, TRT = ort.Cuda(), tensorrt.TensorRt()
@@ -177,7 +177,7 @@ def test_runtimes_are_found_and_their_names_are_their_own() -> None:
     assert {"cpu", "openvino", "cuda", "trt"} <= runtimes().keys()
     assert len({one.title for one in runtimes().values()}) == len(runtimes())
     with pytest.raises(LowbitError, match=r"no runtime 'tpu'; known: cpu, "):
-        find("tpu")
+        find_runtime("tpu")
 
 
 def test_sessions_are_made_in_one_package() -> None:

@@ -222,7 +222,7 @@ def test_other_options_give_the_same_layers(quantized: Path, inputs: list[NDArra
     copied.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in places)
     onnx.save(copied, str(tmp_path / "read.onnx"))
     plain, read = (
-        runtime.find("cpu").kernels(path, OPTIONS, inputs[0], graph.macs(model))
+        runtime.find_runtime("cpu").kernels(path, OPTIONS, inputs[0], graph.macs(model))
         for path in (quantized, tmp_path / "read.onnx")
     )
     assert read.int8_mac_fraction == plain.int8_mac_fraction

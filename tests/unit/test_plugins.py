@@ -16,7 +16,7 @@ from lowbit.evaluate import Evaluation, Given
 from lowbit.progress import silent
 from lowbit.quantize import module_of, tool
 from lowbit.results import Status
-from lowbit.schemes import Scheme, catalogue, find
+from lowbit.schemes import Scheme, catalogue, find_scheme
 from lowbit.store.key import BuildRequest
 from lowbit.store.store import Store
 from tests.unit.test_suite import ROOT, Toy
@@ -111,11 +111,11 @@ def test_its_scheme_is_gated_as_any_other(tmp_path: Path, site: Path) -> None:
 
 def test_it_is_in_every_list(site: Path) -> None:
     install(site, "acme = acme.tool", tool=MODULE, rounding=ROUNDING)
-    assert find("w8a16-acme-plain").summary == "Acme's weights"
+    assert find_scheme("w8a16-acme-plain").summary == "Acme's weights"
     assert "| `w8a16-acme-plain` | acme | Acme's weights |" in cli.schemes_table()
     assert "w8a16-acme-plain" in cli.doctor()
     with pytest.raises(InputError, match="Nearest: w8a16-acme-plain"):
-        find("w8a16-acme-plane")
+        find_scheme("w8a16-acme-plane")
 
 
 def test_the_code_of_its_helpers_is_part_of_the_key(tmp_path: Path, site: Path) -> None:
@@ -125,7 +125,7 @@ def test_the_code_of_its_helpers_is_part_of_the_key(tmp_path: Path, site: Path) 
     evaluation = Evaluation(Store(tmp_path / "store"), given, silent)
 
     def request() -> BuildRequest:
-        return evaluation.request(name, find("w8a16-acme-plain"))
+        return evaluation.request(name, find_scheme("w8a16-acme-plain"))
 
     built = evaluation.store.get(request())
     assert (built.manifest["tool"], built.manifest["steps"], built.manifest["images_seen"]) == ("acme", 127, 4)
@@ -160,7 +160,7 @@ def test_what_is_wrong_with_a_package_is_said(site: Path, case: str) -> None:
 
 def test_lowbits_own_schemes_do_not_depend_on_it(site: Path) -> None:
     install(site, "acme = acme.nothing")
-    assert find("int8-ort-minmax").tool == "ort"
+    assert find_scheme("int8-ort-minmax").tool == "ort"
 
 
 def test_a_broken_package_ends_pytest_before_anything_is_built(tmp_path: Path, site: Path) -> None:

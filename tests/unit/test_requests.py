@@ -11,9 +11,9 @@ import pytest
 from lowbit import host
 from lowbit.artifact import Artifact
 from lowbit.data.lists import load_calibration
-from lowbit.detector import Detector, find
+from lowbit.detector import Detector, find_detector
 from lowbit.quantize import tool
-from lowbit.schemes import find as find_scheme
+from lowbit.schemes import find_scheme
 from lowbit.store.key import BuildRequest
 from lowbit.store.requests import export_request, graph_request, torch_request
 from tests.unit.toys import make_detector, make_images
@@ -27,7 +27,7 @@ def detector(tmp_path: Path) -> Detector:
     make_images(tmp_path / "calibration", 2, 1)
     names = sorted(path.name for path in (tmp_path / "calibration").iterdir())
     (tmp_path / "calibration" / "list.txt").write_text("\n".join(names))
-    return find(str(make_detector(tmp_path / "toy.onnx")))
+    return find_detector(str(make_detector(tmp_path / "toy.onnx")))
 
 
 def request_of(tmp_path: Path, detector: Detector, scheme_id: str) -> BuildRequest:

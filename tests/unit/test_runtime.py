@@ -24,7 +24,7 @@ from tests.unit import toys
 from tests.unit.waiting import PATIENCE, wait_until
 
 SPEC = InputSpec(toys.SIZE)
-CPU, CUDA = runtime.find("cpu"), runtime.find("cuda")
+CPU, CUDA = runtime.find_runtime("cpu"), runtime.find_runtime("cuda")
 
 
 @pytest.fixture

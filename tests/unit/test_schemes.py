@@ -9,7 +9,7 @@ import pytest
 from lowbit.errors import InputError
 from lowbit.quantize import tool
 from lowbit.runtime import deployed_options
-from lowbit.schemes import CATALOGUE, Scheme, find
+from lowbit.schemes import CATALOGUE, Scheme, find_scheme
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_an_id_says_its_precision() -> None:
     ],
 )
 def test_bits(scheme: str, bits: tuple[int, int]) -> None:
-    assert (find(scheme).weight_bits, find(scheme).activation_bits) == bits
+    assert (find_scheme(scheme).weight_bits, find_scheme(scheme).activation_bits) == bits
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_bits(scheme: str, bits: tuple[int, int]) -> None:
 )
 def test_only_weights_are_folded(scheme: str, folded: bool) -> None:
     """A DequantizeLinear that no integer kernel will take is computed once; TensorRT keeps it in any case."""
-    found = find(scheme)
+    found = find_scheme(scheme)
     assert found.weights_only is folded
     options = [deployed_options("int8", p, weights_only=found.weights_only) for p in ("cpu", "cuda", "trt")]
     assert [("session.disable_quant_qdq", "1") in one.config for one in options] == [folded, folded, False]
@@ -67,7 +67,7 @@ def test_only_weights_are_folded(scheme: str, folded: bool) -> None:
 
 def test_an_unknown_id_names_its_neighbours() -> None:
     with pytest.raises(InputError, match=r"no scheme .int8-ort-min.\. Nearest: int8-ort-minmax"):
-        find("int8-ort-min")
+        find_scheme("int8-ort-min")
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_an_unknown_id_names_its_neighbours() -> None:
     ],
 )
 def test_families_take_any_number(scheme: str, setting: dict[str, float]) -> None:
-    found = find(scheme)
+    found = find_scheme(scheme)
     assert found.id == scheme and setting.items() <= found.settings.items()
 
 
@@ -93,14 +93,14 @@ def test_families_take_any_number(scheme: str, setting: dict[str, float]) -> Non
     ],
 )
 def test_a_number_written_otherwise_is_the_same_scheme(written: str, scheme: str) -> None:
-    assert find(written) == find(scheme)
-    assert find(written).id == scheme
+    assert find_scheme(written) == find_scheme(scheme)
+    assert find_scheme(written).id == scheme
 
 
 @pytest.mark.parametrize("scheme", ["mixed-ort-b6.0", "mixed-inc-d1.0", "mixed-native-d1", "mixed-native-d-1.0"])
 def test_families_that_there_are_not(scheme: str) -> None:
     with pytest.raises(InputError, match="there is no scheme"):
-        find(scheme)
+        find_scheme(scheme)
 
 
 def test_every_scheme_has_a_tool_and_settings_that_json_can_say() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from lowbit import graph, sensitivity
-from lowbit.detector import find
+from lowbit.detector import find_detector
 from lowbit.errors import BuildError, InputError, UnavailableError
 from lowbit.sensitivity import GRID, Combination, autoquant, fake_quant, layermap, layerwise, sweep
 from tests.unit import toys
@@ -18,9 +18,9 @@ from tests.unit.waiting import PATIENCE
 
 def test_the_grid_has_forty_combinations_with_ids_of_their_own() -> None:
     assert len({combination.id for combination in GRID}) == 40
-    assert all(sensitivity.find(combination.id) == combination for combination in GRID)
+    assert all(sensitivity.find_combination(combination.id) == combination for combination in GRID)
     with pytest.raises(InputError, match="there is no combination 'int2-int8-per_layer'"):
-        sensitivity.find("int2-int8-per_layer")
+        sensitivity.find_combination("int2-int8-per_layer")
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,7 @@ def test_two_rankings_are_compared() -> None:
 
 @pytest.fixture
 def swept(tmp_path: Path) -> sweep.Sweep:
-    detector = find("shapes10n")
+    detector = find_detector("shapes10n")
     toys.make_images(tmp_path / "images", 2, seed=1)
     listing = tmp_path / "list.txt"
     listing.write_text("images/1-0.png\nimages/1-1.png\n")
@@ -111,7 +111,7 @@ def swept(tmp_path: Path) -> sweep.Sweep:
 
 def fake(what: sweep.Sweep, combination: str, status: str, place: Path | None = None) -> Path:
     """A finished combination as :func:`sweep.measure` leaves it."""
-    cell = sensitivity.find(combination)
+    cell = sensitivity.find_combination(combination)
     folder = (place or what.place) / combination
     folder.mkdir(parents=True)
     reason = None if status == sweep.MEASURED else "said why\nat length"
@@ -130,7 +130,10 @@ def fake(what: sweep.Sweep, combination: str, status: str, place: Path | None = 
 def test_what_is_finished_is_not_measured_again(swept: sweep.Sweep) -> None:
     folder = fake(swept, "int8-int8-per_layer", sweep.MEASURED)
     before = (folder / sweep.MANIFEST).read_text()
-    assert sweep.measure(swept, sensitivity.find("int8-int8-per_layer"), lambda _: None)["status"] == sweep.MEASURED
+    assert (
+        sweep.measure(swept, sensitivity.find_combination("int8-int8-per_layer"), lambda _: None)["status"]
+        == sweep.MEASURED
+    )
     assert (folder / sweep.MANIFEST).read_text() == before
     assert [layer.layer for layer in sweep.read_ranking(folder)] == ["b", "a"]
 
@@ -143,16 +146,19 @@ def test_other_images_are_another_sweep(swept: sweep.Sweep, tmp_path: Path) -> N
 
 def test_unsupported_and_broken_combinations_are_results(swept: sweep.Sweep, tmp_path: Path) -> None:
     """Whatever one does, the sweep gets a manifest with the reason, and the next one runs."""
-    manifest = sweep.measure(swept, sensitivity.find("fp4-int8-per_layer"), lambda _: None)
+    manifest = sweep.measure(swept, sensitivity.find_combination("fp4-int8-per_layer"), lambda _: None)
     assert (manifest["status"], "block_sizes" in manifest["reason"]) == (sweep.UNSUPPORTED, True)
     (tmp_path / "images" / "1-0.png").write_bytes(b"no image")
     swept.calibration.__dict__["digest"] = "as it was"  # hashed before the file broke
-    manifest = sweep.measure(swept, sensitivity.find("int8-int8-per_layer"), lambda _: None)
+    manifest = sweep.measure(swept, sensitivity.find_combination("int8-int8-per_layer"), lambda _: None)
     assert (manifest["status"], "1-0.png" in manifest["reason"]) == (sweep.FAILED, True)
     index = json.loads(sweep.write_index(swept.place).read_text())
     assert index["counts"]["failed"] == 1
     # A failure is tried again.
-    assert sweep.measure(swept, sensitivity.find("int8-int8-per_layer"), lambda _: None)["status"] == sweep.FAILED
+    assert (
+        sweep.measure(swept, sensitivity.find_combination("int8-int8-per_layer"), lambda _: None)["status"]
+        == sweep.FAILED
+    )
 
 
 def test_the_index_says_top_layers_and_failures(swept: sweep.Sweep) -> None:
@@ -186,7 +192,7 @@ def test_parts_of_a_sweep_merge(swept: sweep.Sweep, tmp_path: Path) -> None:
 
 
 def test_onnx_files_have_no_module_to_sweep(swept: sweep.Sweep, tmp_path: Path) -> None:
-    detector = find(str(toys.make_detector(tmp_path / "toy.onnx")))
+    detector = find_detector(str(toys.make_detector(tmp_path / "toy.onnx")))
     assert detector.head.kind == "raw"
     what = sweep.Sweep(detector, swept.graph, swept.calibration, 64, tmp_path)
     with pytest.raises(UnavailableError, match="AutoQuant needs a torch module"):

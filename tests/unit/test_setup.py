@@ -15,7 +15,7 @@ import pytest
 
 from lowbit import cli
 from lowbit.detector import REGISTRY
-from lowbit.schemes import find
+from lowbit.schemes import find_scheme
 from tests.unit.waiting import PATIENCE
 
 ROOT = Path(__file__).parents[2]
@@ -153,7 +153,7 @@ def _imports(*folders: str) -> set[str]:
 
 def test_every_name_in_readme_is_one() -> None:
     ids = set(re.findall(r"`((?:int8|fp8|fp16|w\d+a\d+|mixed)-[a-z0-9.-]+)`", README))
-    assert [find(scheme).id for scheme in sorted(ids)] == sorted(ids)
+    assert [find_scheme(scheme).id for scheme in sorted(ids)] == sorted(ids)
     assert "shapes10n" in REGISTRY
 
 

@@ -17,7 +17,7 @@ from lowbit import graph, runtime, schemes
 from lowbit.data.coco import load_coco
 from lowbit.data.letterbox import preprocess
 from lowbit.data.lists import load_calibration
-from lowbit.detector import find
+from lowbit.detector import find_detector
 from lowbit.errors import InputError
 from lowbit.measure.metrics import evaluate
 from lowbit.measure.predict import predict
@@ -45,10 +45,10 @@ SCHEMES = {ort: "int8-ort-minmax", modelopt: "int8-modelopt-max", native: "mixed
 def test_a_variant_gives_what_its_base_gives(base: Path, tmp_path: Path, name: str, tool: ModuleType) -> None:
     path = tmp_path / "mine.onnx"
     zoo.RIGHT[name](onnx.load(str(base / "toy.onnx")), path)
-    detector = find(str(path))
+    detector = find_detector(str(path))
     exported, quantized = tmp_path / "float.onnx", tmp_path / "quantized.onnx"
     detector.export(exported)
-    scheme = schemes.find(SCHEMES[tool])
+    scheme = schemes.find_scheme(SCHEMES[tool])
     job = Job(
         scheme.id,
         dict(scheme.settings),
@@ -85,7 +85,7 @@ Seen = list[list[tuple[int, NDArray[np.float32], float]]]
 
 def seen(path: Path, images: Sequence[Path]) -> Seen:
     """Class, box and score of what a detector's file sees with confidence, image by image, in a fixed order."""
-    detector = find(str(path))
+    detector = find_detector(str(path))
     exported = path.with_name("float.onnx")
     detector.export(exported)
     session = runtime.open_session(exported, runtime.SessionOptions())
@@ -132,6 +132,6 @@ def test_a_variant_is_refused_with_the_remedy(base: Path, tmp_path: Path, name: 
     make, said = zoo.REFUSED[name]
     make(onnx.load(str(base / "toy.onnx")), path)
     with pytest.raises(InputError) as refused:
-        find(str(path))
+        find_detector(str(path))
     assert str(refused.value).startswith(f"{path}: ")
     assert said in str(refused.value)
