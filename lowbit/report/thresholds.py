@@ -16,12 +16,9 @@ def advice(found: OperatingPointRecord) -> str:
     confidence, wanted = found.confidence, found.reference.at_confidence
     if wanted.precision is None or not wanted.recall:
         return f"FP32 finds no object at a threshold of {confidence:g}. Name the one that you deploy it with: --confidence."
-    proposed, best = found.same_precision, found.quantized.best_f1
+    proposed = found.same_precision
     if proposed is None:
-        return (
-            f"No threshold has FP32's precision, {wanted.precision:.2f} at {confidence:g}. F1 is best at {best.threshold:g}: "
-            f"{best.f1:.2f}, FP32's is {wanted.f1:.2f}."
-        )
+        return f"No threshold has FP32's precision, {wanted.precision:.2f} at {confidence:g}."
     low, high = proposed.interval
     if not low <= confidence <= high:
         return (
@@ -53,14 +50,14 @@ def details(found: OperatingPointRecord) -> list[str]:
     errors = (found.quantized.calibration_error, found.reference.calibration_error)
     said.append(
         "Calibration error, how far scores are from precision: "
-        + ", FP32 ".join("not measured" if error is None else f"{error:.3f}" for error in errors)
+        + ", FP32 ".join("undefined, for nothing is detected" if error is None else f"{error:.3f}" for error in errors)
         + "."
     )
     shifts = [(name, shift) for name, shift in found.score_shift.items() if shift.objects >= _OBJECTS]
     if shifts:
         most = sorted(shifts, key=lambda item: (-abs(item[1].median), item[0]))[:_CLASSES]
         listed = ", ".join(f"{name} {-shift.median:+.3f} ({shift.objects})" for name, shift in most)
-        said.append(f"Classes whose scores change most, by the median over objects that both find: {listed}.")
+        said.append(f"Median change of scores by class (and how many objects both find), largest first: {listed}.")
     return said
 
 
