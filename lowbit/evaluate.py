@@ -368,7 +368,7 @@ class Evaluation:
         )
 
     def verdict(self, case: Case, limits: dict[str, float], *, inconclusive: str = "warn") -> gate.Verdict:
-        """What the gate says of a case. ``limits``: as :meth:`lowbit.gate.Thresholds.limits` gives them; ``inconclusive``: as
+        """What the gate says of a case. ``limits``: as :func:`lowbit.gate.absolute` gives them; ``inconclusive``: as
         for :func:`lowbit.gate.decide`."""
         evidence, dataset = self.evidence(case), self.truth(case.detector)
         if case.scheme.id == "fp32":
@@ -380,6 +380,7 @@ class Evaluation:
             self.kernels(case).int8_mac_fraction if case.on_default else None,
             # Of other runtimes a share of MACs in integer kernels is not asked.
             kernels_hidden=not case.on_default,
+            size_bytes=self.artifact(case.detector, case.scheme).size_bytes,
             inconclusive=inconclusive,
             images=len(dataset.images),
         )

@@ -2,7 +2,7 @@
 
 from lowbit.gate.expected import MAP_TEST, ExpectedFailure, load_expected_failures
 from lowbit.gate.judging import judge, judge_reference
-from lowbit.gate.limits import Thresholds, broken_limits, load_thresholds
+from lowbit.gate.limits import Thresholds, absolute, broken_limits, load_thresholds
 from lowbit.gate.verdict import Verdict, decide, points
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "ExpectedFailure",
     "Thresholds",
     "Verdict",
+    "absolute",
     "broken_limits",
     "decide",
     "judge",

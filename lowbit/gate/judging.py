@@ -19,15 +19,16 @@ def judge(
     int8_macs: float | None,
     *,
     kernels_hidden: bool = False,
+    size_bytes: int | None = None,
     inconclusive: str = "warn",
     images: int | None = None,
 ) -> Verdict:
     """The verdict on a scheme, from everything that was measured of it: :func:`decide` for mAP, then every other limit.
 
-    What does not let a merge through has failed, whatever its interval says.
+    ``limits``: by :func:`lowbit.gate.absolute`. What does not let a merge through has failed, whatever its interval says.
     """
     decision = decide(drops["map"], interval, limits["map"], inconclusive, images)
-    broken = broken_limits(limits, drops, int8_macs, kernels_hidden=kernels_hidden)
+    broken = broken_limits(limits, drops, int8_macs, kernels_hidden=kernels_hidden, size_bytes=size_bytes)
     if decision.allowed and not broken:
         return decision
     # What mAP alone would let through is no reason to fail.

@@ -13,16 +13,20 @@ from lowbit import toml
 from lowbit.errors import InputError
 from lowbit.gate.verdict import points
 
+# Shares of FP32's accuracy that MLPerf Inference asks of a quantized model in its closed division.
+PRESETS = {"mlperf-99": {"relative": 0.99}, "mlperf-99.9": {"relative": 0.999}}
 Fraction = Annotated[float, Field(ge=0, le=1, strict=True)]
 # SHA-256 of a detector's weights, as lowbit.detector.Detector.weights_sha256 computes it.
 Weights = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class Limits(toml.Table):
-    """Allowed drops as fractions (``score_shift``: of a score; ``miss_rate``: its rise), and ``int8_macs``, the least
-    share of multiply-accumulates in integer kernels on the CPU provider."""
+    """Allowed drops as fractions (``score_shift``: of a score; ``miss_rate``: its rise). ``relative``: the least AP, as a
+    share of FP32's on the same images. ``int8_macs``: the least share of multiply-accumulates in integer kernels on the CPU
+    provider. ``max_bytes``: the largest artifact. One of ``map`` and ``relative`` is needed; of both the stricter counts."""
 
-    map: Fraction
+    map: Fraction | None = None
+    relative: Fraction | None = None
     map50: Fraction | None = None
     map75: Fraction | None = None
     map_small: Fraction | None = None
@@ -33,9 +37,21 @@ class Limits(toml.Table):
     worst_class: Fraction | None = None
     score_shift: Fraction | None = None
     int8_macs: Fraction | None = None
+    max_bytes: Annotated[int, Field(gt=0, strict=True)] | None = None
+
+    @model_validator(mode="after")
+    def _judges_map(self) -> Limits:
+        if self.map is None and self.relative is None:
+            raise ValueError("has neither map nor relative, one of which is needed")
+        return self
 
 
-def _map_alone(given: Any) -> Any:
+def _short_form(given: Any) -> Any:
+    """A number is the allowed drop of mAP, a word a preset."""
+    if isinstance(given, str):
+        if given not in PRESETS:
+            raise ValueError(f"is no preset; known: {', '.join(PRESETS)}")
+        return PRESETS[given]
     return given if isinstance(given, dict) else {"map": given}
 
 
@@ -43,7 +59,7 @@ class LimitsTable(toml.Table):
     """One table of ``thresholds.toml``. ``weights``: of the detectors that it is for, where the name is not enough."""
 
     weights: tuple[Weights, ...] = ()
-    limits: dict[str, Annotated[Limits, BeforeValidator(_map_alone)]]
+    limits: dict[str, Annotated[Limits, BeforeValidator(_short_form)]]
 
     @model_validator(mode="before")
     @classmethod
@@ -59,7 +75,7 @@ class Thresholds:
     """Limits read from ``thresholds.toml``: ``[default]`` and ``[<detector>]`` tables.
 
     A key is a precision (``int8``) or a whole scheme id; the most specific one counts. A value is the allowed drop of
-    mAP, or a table of :class:`Limits`. A table that names ``weights`` is for these weights, whatever their file is called,
+    mAP, a preset's name, or a table of :class:`Limits`. A table that names ``weights`` is for these weights, whatever their file is called,
     and for no others. What a file does not cover is looked up in ``base``, lowbit's own.
     """
 
@@ -86,12 +102,34 @@ class Thresholds:
 
 def load_thresholds(path: Path, base: Thresholds | None = None) -> Thresholds:
     """Read thresholds that go before ``base``. Raises :class:`InputError` for a missing or malformed file or a limit outside [0, 1]."""
-    remedy = f"A limit is a fraction between 0 and 1 (1.0 point is 0.010) of: {', '.join(Limits.model_fields)}."
+    fractions = ", ".join(name for name in Limits.model_fields if name != "max_bytes")
+    remedy = (
+        f"A limit is a fraction between 0 and 1 (1.0 point is 0.010) of: {fractions}; or max_bytes, a whole number; or a "
+        f"preset: {', '.join(PRESETS)}."
+    )
     return Thresholds(path, toml.read(path, dict[str, LimitsTable], remedy), base)
 
 
+def absolute(limits: dict[str, float], reference: float) -> dict[str, float]:
+    """The same limits with an allowed drop of mAP in place of ``relative``. ``reference``: FP32's AP, a fraction."""
+    if "relative" not in limits:
+        return limits
+    rest = {name: limit for name, limit in limits.items() if name != "relative"}
+    allowed = (1 - limits["relative"]) * reference
+    return {**rest, "map": min(allowed, limits.get("map", allowed))}
+
+
+# Limits on what is no drop.
+_OTHERS = frozenset({"map", "int8_macs", "max_bytes"})
+
+
 def broken_limits(
-    limits: dict[str, float], drops: dict[str, float], int8_macs: float | None, *, kernels_hidden: bool = False
+    limits: dict[str, float],
+    drops: dict[str, float],
+    int8_macs: float | None,
+    *,
+    kernels_hidden: bool = False,
+    size_bytes: int | None = None,
 ) -> list[str]:
     """Every limit but mAP's that is broken, in words. These compare point estimates; mAP is judged by its interval.
 
@@ -101,12 +139,12 @@ def broken_limits(
     said = [
         f"{name} {'rises' if name == 'miss_rate' else 'drops'} {points(drops[name])} points, limit {points(limit)}"
         for name, limit in limits.items()
-        if name != "map" and name in drops and drops[name] > limit
+        if name not in _OTHERS and name in drops and drops[name] > limit
     ]
     said += [
         f"{name} was not measured and has the limit {points(limit)}: label what it counts, or take the limit out"
         for name, limit in limits.items()
-        if name != "int8_macs" and name not in drops
+        if name not in _OTHERS and name not in drops
     ]
     if int8_macs is None and "int8_macs" in limits and not kernels_hidden:
         said.append("the share of MACs in integer kernels was not measured and has a limit")
@@ -114,4 +152,6 @@ def broken_limits(
         said.append(
             f"{int8_macs:.1%} of the MACs ran in integer kernels, at least {limits['int8_macs']:.1%} are expected"
         )
+    if size_bytes is not None and size_bytes > limits.get("max_bytes", size_bytes):
+        said.append(f"the artifact has {size_bytes} bytes, at most {limits['max_bytes']:.0f} are allowed")
     return said

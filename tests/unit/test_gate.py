@@ -8,7 +8,7 @@ import pytest
 
 from lowbit.detector import find_detector
 from lowbit.errors import InputError
-from lowbit.gate import broken_limits, decide, judge, load_expected_failures, load_thresholds
+from lowbit.gate import absolute, broken_limits, decide, judge, load_expected_failures, load_thresholds
 from lowbit.results import Status
 from lowbit_pytest.options import HERE
 
@@ -22,6 +22,26 @@ def test_broken_limits_are_said_one_by_one() -> None:
         "1.3% of the MACs ran in integer kernels, at least 90.0% are expected",
     ]
     assert not broken_limits(limits, {**drops, "recall": 0.0, "miss_rate": 0.0}, None, kernels_hidden=True)
+
+
+def test_a_share_of_fp32_is_a_drop_and_the_stricter_limit_counts(tmp_path: Path) -> None:
+    path = tmp_path / "gate.toml"
+    path.write_text(
+        '[default]\nint8 = "mlperf-99"\nfp8 = { relative = 0.9, map = 0.01, max_bytes = 100 }\n[toy]\nint8 = "mlperf-99.9"\n'
+    )
+    thresholds = load_thresholds(path)
+    assert absolute(thresholds.limits("a", "int8-x", "int8"), 0.4) == {"map": pytest.approx(0.004)}
+    assert absolute(thresholds.limits("toy", "int8-x", "int8"), 0.4) == {"map": pytest.approx(0.0004)}
+    assert absolute(thresholds.limits("a", "fp8-x", "fp8"), 0.4) == {"map": 0.01, "max_bytes": 100}
+    assert absolute(thresholds.limits("a", "fp8-x", "fp8"), 0.05) == {"map": pytest.approx(0.005), "max_bytes": 100}
+
+
+def test_a_file_that_is_too_large_has_failed() -> None:
+    limits = {"map": 0.01, "max_bytes": 100}
+    for size, status in ((100, Status.PASSED), (101, Status.FAILED)):
+        verdict = judge(limits, {"map": 0.0}, (-0.001, 0.001), None, size_bytes=size)
+        assert verdict.status is status
+    assert verdict.reason == "the artifact has 101 bytes, at most 100 are allowed"
 
 
 def test_a_limit_on_what_was_not_measured_is_broken() -> None:
@@ -110,7 +130,9 @@ def test_a_table_of_weights_is_for_these_weights_whatever_their_file_is_called(t
     ("text", "said"),
     [
         ("[default]\nint8 = 1.5", r"thresholds\.toml: default\.limits\.int8\.map: .*1.5.*fraction between 0 and 1"),
-        ("[default]\nint8 = { recall = 0.1 }", r"int8\.map: Field required"),
+        ("[default]\nint8 = { recall = 0.1 }", r"int8: has neither map nor relative"),
+        ("[default]\nint8 = 'mlperf-98'", r"int8: is no preset; known: mlperf-99, mlperf-99\.9"),
+        ("[default]\nint8 = { map = 0.1, max_bytes = 0.5 }", r"int8\.max_bytes: .*0\.5.*max_bytes, a whole number"),
         ("[default]\nint8 = { map = 0.1, speed = 0.1 }", r"int8\.speed: .*worst_class"),
         ("[yolov10n]\nweights = ['yolov10n.onnx']", r"yolov10n\.weights\.0: .*yolov10n\.onnx"),
     ],
