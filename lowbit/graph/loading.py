@@ -63,11 +63,15 @@ def _reads(node: onnx.NodeProto) -> Iterator[str]:
 
 
 def _check_tensor(path: Path, tensor: onnx.TensorProto) -> None:
-    """Refuse a tensor whose shape promises more than its data hold, and NaN or infinity among weights."""
+    """Refuse a tensor of an unknown data type, or whose shape promises more than its data hold, and NaN or infinity among
+    weights."""
+    import onnx.helper
     from onnx import numpy_helper
 
     shape = tuple(tensor.dims)
     try:
+        if tensor.data_type not in onnx.helper.get_all_tensor_dtypes():
+            raise ValueError(f"its data type {tensor.data_type} is unknown")
         if math.prod(shape) > 8 * max(tensor.ByteSize(), 1):  # no type has less than one bit an element
             raise ValueError("less data than its shape says")
         values = numpy_helper.to_array(tensor)

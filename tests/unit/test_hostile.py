@@ -110,6 +110,18 @@ def test_a_damaged_onnx_file_is_read_or_refused(detector: Path, tmp_path: Path, 
         assert "damaged.onnx" in str(error)
 
 
+@pytest.mark.parametrize("data_type", [0, 27, 2**30])
+def test_a_tensor_of_no_data_type_is_refused(detector: Path, tmp_path: Path, data_type: int) -> None:
+    import onnx
+
+    model = onnx.load(str(detector))
+    model.graph.initializer[0].data_type = data_type
+    path = tmp_path / "damaged.onnx"
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(InputError, match=r"damaged\.onnx"):
+        graph.load(path)
+
+
 def test_reports_escape_what_they_print() -> None:
     entry = Entry(
         detector="<script>alert(1)</script>",
