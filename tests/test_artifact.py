@@ -121,7 +121,7 @@ def test_graph_computes_what_torch_does(case: Case, artifact: Artifact) -> None:
 def test_lowering_keeps_every_scale(case: Case, artifact: Artifact, workbench: Workbench) -> None:
     """From the two files; that nothing else of the raw head changed is the build's proof, whose figures are asked for."""
     if not tool(case.scheme.tool).promises.keeps_scales:
-        pytest.skip("the scheme is not another one's artifact, laid out anew")
+        pytest.skip("the scheme does not lower another scheme's artifact")
     start = graph.load(workbench.artifact(case.detector, origins(case.scheme)[1]).path)
     lowered = graph.load(artifact.path)
     source = graph.load(workbench.artifact(case.detector, CATALOGUE["fp32"]).path)

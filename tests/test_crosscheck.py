@@ -1,4 +1,4 @@
-"""Another tool's INT8 beside ModelOpt's: accuracy, latency and which layers suffer. Optional extras, skipped without."""
+"""Cross-checks of ModelOpt's INT8 with other tools: accuracy, latency, layer sensitivity. Optional extras, skipped without."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from lowbit.sensitivity import fake_quant, layermap, layerwise
 from lowbit_pytest.recording import Record
 from lowbit_pytest.workbench import Workbench
 
-BESIDE = "int8-modelopt-entropy"
+REFERENCE = "int8-modelopt-entropy"
 IMAGES, PAIRS = 4, 30
 
 
 @pytest.mark.crosscheck
-def test_beside_modelopt(
+def test_agrees_with_modelopt(
     case: Case, artifact: Artifact, evidence: Evidence, workbench: Workbench, record: Record
 ) -> None:
-    """Two tools that quantize the same convolutions to 8 bits agree on which of them suffer, and nearly on AP."""
+    """Two tools that quantize the same convolutions to 8 bits agree on which of them are sensitive, and nearly on AP."""
     if not tool(case.scheme.tool).crosscheck:
-        pytest.skip("is no second opinion")
-    other = dataclasses.replace(case, scheme=find_scheme(BESIDE))
+        pytest.skip("the scheme is no cross-check of another tool")
+    other = dataclasses.replace(case, scheme=find_scheme(REFERENCE))
     reason = workbench.skip_reason(other, timed=False, scored=True)
     if reason:
         pytest.skip(reason)
@@ -43,12 +43,12 @@ def test_beside_modelopt(
     floating = fake_quant.FloatGraph(source, detector.head, detector.input, shown)
     rankings = []
     for one in (artifact, workbench.artifact(case.detector, other.scheme)):
-        costs = layerwise.sqnr_of_artifact(floating, graph.load(one.path), progress=workbench.progress)
-        assert len(costs) > 0.9 * len(floating.nodes), f"{one.path}: only {len(costs)} convolutions are known by name"
-        rankings.append(costs)
+        sqnr = layerwise.sqnr_of_artifact(floating, graph.load(one.path), progress=workbench.progress)
+        assert len(sqnr) > 0.9 * len(floating.nodes), f"{one.path}: only {len(sqnr)} convolutions are known by name"
+        rankings.append(sqnr)
     shared = rankings[0].keys() & rankings[1].keys()
-    orders = [[n for n in layerwise.most_sensitive(costs, len(costs)) if n in shared] for costs in rankings]
-    opinions = layerwise.compare_rankings(*orders)
+    orders = [[n for n in layerwise.most_sensitive(sqnr, len(sqnr)) if n in shared] for sqnr in rankings]
+    ranks = layerwise.compare_rankings(*orders)
     speed = None
     if workbench.skip_reason(other, timed=True, scored=True) is None:
         feed = workbench.inputs(case.detector, 1)[0]
@@ -57,17 +57,17 @@ def test_beside_modelopt(
     low, high = drop_interval(evidence.accuracy, theirs.accuracy, len(workbench.truth(case.detector).images))
     module_of = layermap.convolutions(floating.model)
     found = CrossCheck(
-        scheme=BESIDE,
+        scheme=REFERENCE,
         ap_difference=evidence.accuracy.map - theirs.accuracy.map,
         ap_interval=(low, high),
         speed_ratio=speed.ratio if speed else None,
         speed_interval=(speed.low, speed.high) if speed else None,
-        rank_correlation=opinions.correlation,
-        disagreements=[module_of[name] for name, _, _ in opinions.disagreements[:5]],
+        rank_correlation=ranks.correlation,
+        disagreements=[module_of[name] for name, _, _ in ranks.disagreements[:5]],
     )
     record(entries.part(case, crosscheck=found))
-    assert opinions.correlation > 0.3, (
-        "the tools disagree on which convolutions suffer: one of them is measured wrongly"
+    assert ranks.correlation > 0.3, (
+        "the tools disagree on which convolutions are sensitive: one of the two artifacts is measured wrongly"
     )
 
 

@@ -1,4 +1,4 @@
-"""The parity guard on real detectors: ONNX Runtime 1.24.4 and a QCDQ graph as Brevitas writes it, and faults put in."""
+"""The parity guard on real detectors: ONNX Runtime 1.24.4 and a QCDQ graph as Brevitas writes it, and injected faults."""
 
 from __future__ import annotations
 

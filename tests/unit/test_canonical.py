@@ -1,4 +1,4 @@
-"""The proof at the door: a canonical form that computes something else is refused, and a proof of nothing is none."""
+"""The check of the canonical form: another result is refused, and a check that compared nothing does not pass."""
 
 from __future__ import annotations
 
