@@ -28,10 +28,10 @@ def prove(path: Path, original: onnx.ModelProto, model: onnx.ModelProto) -> None
 
     A graph of a fixed batch gets as many different images at once, and each must come out as it does alone.
     """
-    from onnx import TensorProto, helper
+    from onnx import helper
 
     (before,), (after,) = inputs(original), inputs(model)
-    half = any(tensor.data_type == TensorProto.FLOAT16 for tensor in original.graph.initializer)
+    half = _in_half(original)
     made = [{name for node in one.graph.node for name in node.output} for one in (original, model)]
     raw = [name for name in head_outputs(model) if name in made[0] & made[1]]
     kind = helper.tensor_dtype_to_np_dtype(before.type.tensor_type.elem_type)
@@ -58,6 +58,15 @@ def prove(path: Path, original: onnx.ModelProto, model: onnx.ModelProto) -> None
             f"{path}: had to be changed to be measured, and nothing shows that it still computes the same: it has no "
             "detections on noise and no convolutions in common. Export it with fixed dimensions and opset 17."
         )
+
+
+def _in_half(model: onnx.ModelProto) -> bool:
+    """Whether any stored value is float16, be it an initializer's or a Constant node's, in a function's body too."""
+    from onnx import TensorProto
+
+    nodes = [*model.graph.node, *(node for function in model.functions for node in function.node)]
+    constants = (attribute.t for node in nodes for attribute in node.attribute if attribute.HasField("t"))
+    return any(tensor.data_type == TensorProto.FLOAT16 for tensor in (*model.graph.initializer, *constants))
 
 
 def _batches(value: onnx.ValueInfoProto, batch: int) -> list[list[NDArray[Any]]]:

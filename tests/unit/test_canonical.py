@@ -12,8 +12,9 @@ from onnx import numpy_helper
 from lowbit import graph
 from lowbit.errors import InputError
 from lowbit.graph import canonical_form
-from tests.unit import toys
+from tests.unit import toys, zoo
 from tests.unit.graphs import array, make_model, node
+from tests.unit.test_head_detr import make_detr
 
 
 def nameless(path: Path) -> Path:
@@ -67,3 +68,11 @@ def test_a_proof_that_compared_nothing_is_none(tmp_path: Path) -> None:
     onnx.save(make_model(nodes, [array(np.float32(2), "two")], shape_out=(4, "n")), str(path))
     with pytest.raises(InputError, match=r"mine\.onnx: had to be changed .* nothing shows that it still computes"):
         graph.canonical(path)
+
+
+def test_float16_weights_in_constant_nodes_are_float16(tmp_path: Path) -> None:
+    """They round as initializers do: a file was refused as one that computes something else."""
+    path = tmp_path / "mine.onnx"
+    make_detr(path)
+    zoo.compose(["batch_normalization", "weights_as_constant_nodes", "float16"], onnx.load(str(path)), path)
+    assert "computed in float32 instead of float16" in graph.canonical(path).changes

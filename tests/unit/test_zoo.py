@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
@@ -17,12 +18,14 @@ from lowbit import graph, runtime, schemes
 from lowbit.data.coco import load_coco
 from lowbit.data.letterbox import preprocess
 from lowbit.data.lists import load_calibration
-from lowbit.detector import find_detector
+from lowbit.detector import declare, find_detector
 from lowbit.errors import InputError
 from lowbit.measure.metrics import evaluate
 from lowbit.measure.predict import predict
 from lowbit.quantize import Job, modelopt, native, ort
 from tests.unit import toys, zoo
+from tests.unit.test_head_detr import make_detr
+from tests.unit.test_head_families import Toy, efficient_nms, nas, ssd, standard_nms, yolox
 
 
 @pytest.fixture(scope="module")
@@ -74,18 +77,60 @@ def test_a_variant_gives_what_its_base_gives(base: Path, tmp_path: Path, name: s
     assert sum(macs[node.name] for node in convolutions) == 3 * 3 * 64 * 64 + 66 * 3 * 64 * 64 * 3
 
 
+@dataclass(frozen=True)
+class Head:
+    """A toy with a head of another family. ``unfit``: variants that ONNX or its exporters do not have of it."""
+
+    make: Callable[[Path], object]
+    declared: bool = False
+    unfit: frozenset[str] = frozenset()
+
+
+def family(head: Callable[[Toy], None], *unfit: str) -> Head:
+    def make(path: Path) -> None:
+        toy = Toy()
+        head(toy)
+        toy.save(path)
+
+    # Their constants are of one image.
+    return Head(
+        make,
+        True,
+        frozenset(
+            {*unfit, *(name for name in zoo.RIGHT if name.startswith("batch_") and name != "batch_normalization")}
+        ),
+    )
+
+
+HEADS = {
+    "raw": Head(toys.make_detector),
+    "detr": Head(make_detr, unfit=family(yolox).unfit),
+    "yolox": family(yolox),
+    # The converter knows no Identity of 14.
+    "nas": family(nas, "opset_14"),
+    # ReduceSum, Squeeze and Unsqueeze take their axes as an input since 13, and NonMaxSuppression takes float32 alone.
+    "efficient_nms": family(efficient_nms, "opset_11", "opset_12", "opset_14"),
+    "ssd": family(ssd, "opset_11", "opset_12", "opset_14"),
+    "standard_nms": family(standard_nms, "opset_11", "opset_12", "float16", "float16_inside"),
+}
+DRAWN = st.lists(st.sampled_from(zoo.GROUPS), min_size=2, max_size=5, unique=True)
+
+
 @st.composite
-def compositions(draw: st.DrawFn) -> list[str]:
-    groups = draw(st.lists(st.sampled_from(zoo.GROUPS), min_size=2, max_size=5, unique=True))
-    return [draw(st.sampled_from(group)) for group in groups]
+def compositions(draw: st.DrawFn) -> tuple[str, list[str]]:
+    head = draw(st.sampled_from(sorted(HEADS)))
+    fitting = ([name for name in group if name not in HEADS[head].unfit] for group in draw(DRAWN))
+    return head, [draw(st.sampled_from(names)) for names in fitting if names]
 
 
 Seen = list[list[tuple[int, NDArray[np.float32], float]]]
 
 
-def seen(path: Path, images: Sequence[Path]) -> Seen:
+def seen(path: Path, images: Sequence[Path], *, declared: bool) -> Seen:
     """Class, box and score of what a detector's file sees with confidence, image by image, in a fixed order."""
-    detector = find_detector(str(path))
+    detector = (
+        find_detector("mine", declared=declare.load(path.parent).detectors) if declared else find_detector(str(path))
+    )
     exported = path.with_name("float.onnx")
     detector.export(exported)
     session = runtime.open_session(exported, runtime.SessionOptions())
@@ -107,17 +152,23 @@ def test_composed_variants_see_what_their_base_sees(
     base: Path, tmp_path_factory: pytest.TempPathFactory, count: int
 ) -> None:
     """One after the other, as files are that went through several tools: the right detections, no refusal, no traceback."""
-    images = [base / "2-0.png", base / "2-1.png"]
-    wanted = seen(base / "toy.onnx", images)
-    assert all(wanted)
-    folder = tmp_path_factory.mktemp("composed")
+    images, folder = [base / "2-0.png", base / "2-1.png"], tmp_path_factory.mktemp("composed")
+    (folder / declare.NAME).write_text('[detectors.mine]\nmodel = "mine.onnx"\nstrides = [32]\nclasses = [1, 2]\n')
+    path = folder / "mine.onnx"
+    models, wanted = {}, {}
+    for name, head in HEADS.items():
+        head.make(path)
+        models[name] = path.read_bytes()
+        wanted[name] = seen(path, images, declared=head.declared)
+        assert all(wanted[name])
 
     @settings(max_examples=count, deadline=None, derandomize=True, database=None)
     @given(compositions())
-    def compose(names: list[str]) -> None:
-        path = folder / "mine.onnx"
-        zoo.compose(names, onnx.load(str(base / "toy.onnx")), path)
-        for mine, theirs in zip(seen(path, images), wanted, strict=True):
+    def compose(drawn: tuple[str, list[str]]) -> None:
+        head, names = drawn
+        path.write_bytes(models[head])
+        zoo.compose(names, onnx.load_from_string(models[head]), path)
+        for mine, theirs in zip(seen(path, images, declared=HEADS[head].declared), wanted[head], strict=True):
             assert [row[0] for row in mine] == [row[0] for row in theirs]
             for (_, box, score), (_, right, certain) in zip(mine, theirs, strict=True):
                 # Half a pixel and a hundredth: what float16 leaves.

@@ -135,8 +135,10 @@ def opset_25(model: onnx.ModelProto, path: Path) -> None:
 
 
 def _open(value: onnx.ValueInfoProto, names: dict[int, str]) -> None:
+    dims = value.type.tensor_type.shape.dim
     for axis, name in names.items():
-        value.type.tensor_type.shape.dim[axis].dim_param = name
+        if axis < len(dims):  # heads differ
+            dims[axis].dim_param = name
 
 
 @right
@@ -421,12 +423,12 @@ _TOGETHER = (
 )
 # A file can have one variant of each: of the operators' versions, of the batch, of the type that it computes in, and so on.
 GROUPS = (*_TOGETHER, *((name,) for name in RIGHT if name != "as_it_is" and not any(name in g for g in _TOGETHER)))
-# How a file is written, which the next tool would change again.
-_LAST = ("nodes_in_disorder", "weights_beside_the_file")
+# An exporter's first decision, and how a file is written, which the next tool would change again.
+_FIRST, _LAST = _TOGETHER[0], ("nodes_in_disorder", "weights_beside_the_file")
 
 
 def compose(names: Sequence[str], model: onnx.ModelProto, path: Path) -> None:
     """The file that went through several tools, one after the other."""
-    for name in sorted(names, key=lambda name: _LAST.index(name) + 1 if name in _LAST else 0):
+    for name in sorted(names, key=lambda name: -1 if name in _FIRST else _LAST.index(name) + 1 if name in _LAST else 0):
         RIGHT[name](model, path)
         model = onnx.load(str(path))
