@@ -26,14 +26,13 @@ from lowbit import graph
 from lowbit.data.dataset import Dataset, ImageRecord
 from lowbit.data.detections import Detections
 from lowbit.data.letterbox import preprocess
-from lowbit.detector import Detector, registry
+from lowbit.evaluate import Evaluation, Given
 from lowbit.measure import pycocotools_check
 from lowbit.measure.metrics import evaluate
 from lowbit.measure.predict import predict
 from lowbit.runtime import DEFAULT, SessionOptions, find_runtime, open_session
 from lowbit.schemes import CATALOGUE
 from lowbit.store.key import BuildRequest
-from lowbit.store.requests import export_request, graph_request
 from lowbit.store.store import Store, default_root
 
 Row = Callable[[str, str, str], None]
@@ -102,9 +101,9 @@ def scoring(row: Row, *, pycocotools: bool) -> None:
         )
 
 
-def evaluation(row: Row, detector: Detector, store: Store, images: int, rounds: int) -> None:
+def evaluating(row: Row, evaluation: Evaluation, name: str, images: int, rounds: int) -> None:
     """Reading, letterboxing, inference and scoring against inference alone, A B A B."""
-    dataset = detector.load_data(store.data)
+    detector, dataset = evaluation.detector(name), evaluation.dataset(name)
     chosen = dataset.images[:images]
     kept = {image.id for image in chosen}
     coco = {
@@ -113,18 +112,18 @@ def evaluation(row: Row, detector: Detector, store: Store, images: int, rounds: 
         "annotations": [entry for entry in dataset.coco["annotations"] if entry["image_id"] in kept],
     }
     part = replace(dataset, images=chosen, coco=coco)
-    path = store.get(export_request(detector)).path
+    path = evaluation.artifact(name, CATALOGUE["fp32"]).path
     session, many = (
         open_session(path, SessionOptions()),
         open_session(path, find_runtime(DEFAULT).for_many(SessionOptions())),
     )
-    name = session.get_inputs()[0].name
+    feed = session.get_inputs()[0].name
     tensors = [preprocess(image.path, detector.input)[0] for image in chosen]
     ratios, sums = [], []
     for _ in range(rounds):
         started = time.perf_counter()
         for tensor in tensors:
-            session.run(None, {name: tensor})
+            session.run(None, {feed: tensor})
         bare = time.perf_counter() - started
         started = time.perf_counter()
         evaluate(part, predict(many, detector.head, part, detector.input))
@@ -137,9 +136,9 @@ def evaluation(row: Row, detector: Detector, store: Store, images: int, rounds: 
     )
 
 
-def building(row: Row, detector: Detector, store: Store, rounds: int) -> None:
+def building(row: Row, evaluation: Evaluation, name: str, rounds: int) -> None:
     """A lowbit build in an empty store against ModelOpt's own function in a process of its own, A B A B."""
-    request = _request(detector, store)
+    request = evaluation.request(name, CATALOGUE["int8-modelopt-entropy"])
     ratios, times = [], []
     for _ in range(rounds):
         with tempfile.TemporaryDirectory() as folder:
@@ -151,16 +150,11 @@ def building(row: Row, detector: Detector, store: Store, rounds: int) -> None:
             times.append(taken)
             peak = artifact.manifest["peak_rss_bytes"]
     row(
-        f"building int8-modelopt-entropy of {detector.name}, {len(request.calibration)} images, median of {rounds}",
+        f"building int8-modelopt-entropy of {name}, {len(request.calibration)} images, median of {rounds}",
         f"{np.median(times):.1f} s",
         f"{np.median(ratios):.2f}x of ModelOpt alone ({min(ratios):.2f} to {max(ratios):.2f}); "
         f"peak memory {peak / 2**30:.2f} GiB",
     )
-
-
-def _request(detector: Detector, store: Store) -> BuildRequest:
-    source, calibration = store.get(export_request(detector)), detector.load_calibration(store.data)
-    return graph_request(CATALOGUE["int8-modelopt-entropy"], source, detector.input, calibration)
 
 
 _ALONE = """
@@ -194,14 +188,13 @@ def _modelopt_alone(request: BuildRequest, folder: Path) -> float:
     return seconds_of(command, 1)
 
 
-def memory(row: Row, name: str, store: Store, images: int) -> None:
-    detector = registry.find_detector(name)
-    request = _request(detector, store)
+def memory(row: Row, evaluation: Evaluation, name: str, images: int) -> None:
+    request = evaluation.request(name, CATALOGUE["int8-modelopt-entropy"])
     # Again and again from the first, where a detector's own list is shorter.
     request = replace(request, calibration=(request.calibration * images)[:images])
     with tempfile.TemporaryDirectory() as folder:
         peak = Store(Path(folder)).get(request).manifest["peak_rss_bytes"]
-    size = detector.input.size
+    size = request.input.size
     row(
         f"peak memory, int8-modelopt-entropy of {name}, {len(request.calibration)} images of {size} px",
         f"{peak / 2**30:.2f} GiB",
@@ -218,8 +211,7 @@ def main() -> None:
     parser.add_argument("--memory-detector", help="measure a build's peak memory with this one too")
     parser.add_argument("--skip", action="append", default=[], help="import, collection, scoring, evaluation, building")
     options = parser.parse_args()
-    store = Store(default_root())
-    detector = registry.find_detector(options.detector)
+    evaluation = Evaluation(Store(default_root()), Given(), lambda _: None)
 
     def row(what: str, figure: str, against: str) -> None:
         print(f"| {what} | {figure} | {against} |", flush=True)
@@ -234,11 +226,11 @@ def main() -> None:
     if "scoring" not in options.skip:
         scoring(row, pycocotools=options.pycocotools)
     if "evaluation" not in options.skip:
-        evaluation(row, detector, store, options.images, options.rounds)
+        evaluating(row, evaluation, options.detector, options.images, options.rounds)
     if "building" not in options.skip:
-        building(row, detector, store, options.rounds)
+        building(row, evaluation, options.detector, options.rounds)
     if options.memory_detector:
-        memory(row, options.memory_detector, store, 100)
+        memory(row, evaluation, options.memory_detector, 100)
 
 
 if __name__ == "__main__":

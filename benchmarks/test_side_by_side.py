@@ -21,8 +21,7 @@ from lowbit import host
 from lowbit.data.letterbox import preprocess
 from lowbit.evaluate import detector_name
 from lowbit.measure.latency import interleave
-from lowbit.measure.metrics import drop_interval, evaluate
-from lowbit.measure.predict import predict
+from lowbit.measure.metrics import drop_interval
 from lowbit.runtime import SessionOptions, deployed_options, find_runtime, open_session
 from lowbit.schemes import CATALOGUE
 from lowbit_pytest.options import detector_names
@@ -112,9 +111,7 @@ def test_side_by_side(
         lambda: reference.run(None, {name: tensor}), lambda: session.run(None, {name: tensor}), pairs=PAIRS
     )
     both = [
-        evaluate(dataset, predict(one, detector.head, dataset, detector.input, in_turns=True))
-        if dataset.labelled
-        else None
+        workbench.score(chosen, workbench.seen_by(one, chosen, what, in_turns=True))[0] if dataset.labelled else None
         for one in (reference, session)
     ]
     line = f"| {what} | {speedup.ratio:.2f}x [{speedup.low:.2f}, {speedup.high:.2f}] |"

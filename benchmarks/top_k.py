@@ -14,12 +14,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from lowbit.detector import registry
-from lowbit.measure.metrics import evaluate
-from lowbit.measure.predict import predict
+from lowbit.evaluate import Evaluation, Given
 from lowbit.runtime import DEFAULT, SessionOptions, find_runtime, open_session
+from lowbit.schemes import CATALOGUE
 from lowbit.sensitivity import fake_quant, layerwise
-from lowbit.store.requests import export_request
 from lowbit.store.store import Store, default_root
 
 IMAGES = 8
@@ -31,10 +29,9 @@ def main() -> None:
     parser.add_argument("--k", type=int, action="append", help="repeatable (10 and 20)")
     parser.add_argument("--draws", type=int, default=5)
     options = parser.parse_args()
-    store = Store(default_root())
-    detector = registry.find_detector(options.detector)
-    dataset, calibration = detector.load_data(store.data), detector.load_calibration(store.data)
-    path = store.get(export_request(detector)).path
+    evaluation, name = Evaluation(Store(default_root()), Given(), lambda _: None), options.detector
+    detector, dataset, calibration = evaluation.detector(name), evaluation.dataset(name), evaluation.calibration(name)
+    path = evaluation.artifact(name, CATALOGUE["fp32"]).path
     floating = fake_quant.FloatGraph(path, detector.head, detector.input, calibration.paths[:IMAGES])
     ranking = layerwise.most_sensitive(
         layerwise.sqnr_alone(floating, "int4", fake_quant.WEIGHTS_ONLY, progress=lambda _: None), len(floating.nodes)
@@ -46,7 +43,7 @@ def main() -> None:
             target = Path(folder) / "model.onnx"
             onnx.save(floating.quantized(dtypes, fake_quant.WEIGHTS_ONLY), str(target))
             session = open_session(target, find_runtime(DEFAULT).for_many(SessionOptions()))
-            return evaluate(dataset, predict(session, detector.head, dataset, detector.input)).map
+            return evaluation.score(name, evaluation.seen_by(session, name, target.name))[0].map
 
     print(f"{detector.name}, {len(dataset.images)} images of {dataset.name}, {IMAGES} calibration images")
     print("| K | most sensitive | mean of random | standard deviation | draws |\n|---:|---:|---:|---:|---:|")

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from lowbit import host
-from lowbit.errors import LowbitError
+from lowbit.errors import LowbitError, UnavailableError
 from lowbit.evaluate import Case, Evaluation
 from lowbit.gate import Verdict
 from lowbit.measure.latency import Batched, EndToEnd, Speedup, Timing
@@ -26,6 +26,7 @@ from lowbit.results import (
     ParityRecord,
     RuntimeRecord,
     ShareRecord,
+    Status,
 )
 
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -136,6 +137,27 @@ def timed(
 def judged(case: Case, verdict: Verdict, threshold: float) -> Entry:
     """The gate's verdict. ``threshold``: the drop of mAP that it allows, a fraction."""
     return part(case, status=verdict.status, reason=verdict.reason or None, threshold=threshold)
+
+
+def entry(case: Case, evaluation: Evaluation, limits: dict[str, float], *, inconclusive: str = "warn") -> Entry:
+    """The whole flow: a case to its entry, but for timings. ``limits`` and ``inconclusive``: as for
+    :meth:`lowbit.evaluate.Evaluation.verdict`.
+
+    A case that this machine cannot measure is skipped, and one that cannot be built or measured is an error, each with the
+    reason and what was known by then.
+    """
+    found = part(case)
+    try:
+        if reason := evaluation.unable(case, timed=False, scored=True):
+            raise UnavailableError(reason)
+        for measure in (built, scored):
+            found = merge(found, measure(case, evaluation))
+        end = judged(case, evaluation.verdict(case, limits, inconclusive=inconclusive), limits["map"])
+    except UnavailableError as error:
+        end = part(case, status=Status.SKIPPED, reason=str(error))
+    except LowbitError as error:
+        end = part(case, status=Status.ERROR, reason=str(error).splitlines()[0])
+    return merge(found, end)
 
 
 def _runtime(case: Case, evaluation: Evaluation, parity: Parity | None = None) -> RuntimeRecord:

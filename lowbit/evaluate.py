@@ -330,14 +330,29 @@ class Evaluation:
         return kernels(self.deployed(case).path, self.options(case), self.inputs(case.detector, 1)[0])
 
     def _detections(self, case: Case) -> dict[int, Detections]:
-        def progress(done: int, total: int) -> None:
-            self.progress(Step(f"{case.id}: evaluating", done, total, "images"))
-
-        detector, dataset = self.detector(case.detector), self.dataset(case.detector)
-        path, deployed, in_turns = self.deployed(case).path, self.options(case), case.runtime.in_turns
+        path, deployed = self.deployed(case).path, self.options(case)
         options = case.runtime.for_many(deployed)
         session = self.session(case) if options == deployed else runtime.open_session(path, options)
+        return self.seen_by(session, case.detector, case.id, in_turns=case.runtime.in_turns)
+
+    def seen_by(self, session: Session, name: str, title: str, *, in_turns: bool = False) -> dict[int, Detections]:
+        """What a session sees on a detector's data set, by image id. ``title``: for the progress; ``in_turns``: as for
+        :func:`lowbit.measure.predict.predict`."""
+
+        def progress(done: int, total: int) -> None:
+            self.progress(Step(f"{title}: evaluating", done, total, "images"))
+
+        detector, dataset = self.detector(name), self.dataset(name)
         return predict(session, detector.head, dataset, detector.input, progress, in_turns=in_turns)
+
+    def score(self, name: str, found: dict[int, Detections]) -> tuple[Accuracy, pycocotools_check.Checked]:
+        """The accuracy of detections on a detector's data set, and pycocotools' AP of them.
+
+        Raises :class:`lowbit.errors.MetricError` if the two differ.
+        """
+        dataset = self.truth(name)
+        accuracy = evaluate(dataset, found)
+        return accuracy, pycocotools_check.check(dataset, found, accuracy)
 
     def _evidence(self, case: Case) -> Evidence:
         # Before accuracy is measured: a number from a session that computes something else means nothing.
@@ -349,8 +364,7 @@ class Evaluation:
             self.inputs(case.detector, IMAGES, objects=True),
         )
         found, dataset = self.detections(case), self.truth(case.detector)
-        accuracy = evaluate(dataset, found)
-        checked = pycocotools_check.check(dataset, found, accuracy)
+        accuracy, checked = self.score(case.detector, found)
         reference = accuracy if case.scheme.id == "fp32" else self.evidence(reference_of(case)).accuracy
         images, point = len(dataset.images), None
         if reference is not accuracy and self.dataset(case.detector).labelled:

@@ -12,19 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from lowbit import files, host, runtime
-from lowbit.data.dataset import Dataset
-from lowbit.data.leak import check_leak
-from lowbit.data.lists import CalibrationSet, load_calibration
-from lowbit.data.load import load_data
-from lowbit.detector import Detector, declare, find_detector
+from lowbit.data.lists import CalibrationSet
+from lowbit.detector import Detector, declare
 from lowbit.errors import InputError
+from lowbit.evaluate import Case, Evaluation, Given
 from lowbit.gate import points
 from lowbit.markdown import table
-from lowbit.measure import latency, metrics, pycocotools_check
-from lowbit.measure.predict import predict
+from lowbit.measure import latency, metrics
 from lowbit.progress import Progress, Step
 from lowbit.quantize import Job, ort
 from lowbit.quantize.offers import Offers
+from lowbit.schemes import CATALOGUE
 from lowbit.sensitivity import GRID, assignment, bit_allocation, fake_quant, find_combination, layermap, layerwise
 from lowbit.sensitivity import sweep as sweeping
 from lowbit.store.store import Store, default_root
@@ -38,9 +36,9 @@ def sweep(options: argparse.Namespace, progress: Progress) -> str:
     if options.merge:
         index = sweeping.merge(options.merge, options.to)
     else:
-        detector, calibration = _detector(options)
+        detector, calibration, path = _given(options, _evaluation(options, progress))
         size = min(options.size, detector.input.size)
-        what = sweeping.Sweep(detector, _float(detector, progress), calibration, size, options.to.resolve())
+        what = sweeping.Sweep(detector, path, calibration, size, options.to.resolve())
         cells = [find_combination(name) for name in options.only] if options.only else GRID
         for number, cell in enumerate(cells, 1):
             manifest = sweeping.measure(what, cell, progress)
@@ -54,8 +52,8 @@ def sweep(options: argparse.Namespace, progress: Progress) -> str:
 
 def layers(options: argparse.Namespace, progress: Progress) -> str:
     """The harm of every convolution as a Markdown table."""
-    detector, calibration = _detector(options)
-    floating = fake_quant.FloatGraph(_float(detector, progress), detector.head, detector.input, calibration.paths)
+    detector, calibration, path = _given(options, _evaluation(options, progress))
+    floating = fake_quant.FloatGraph(path, detector.head, detector.input, calibration.paths)
     found = layerwise.measure(floating, options.weight, fake_quant.Form(options.activation), progress=progress)
     module_of = layermap.convolutions(floating.model)
     lines = [
@@ -79,9 +77,12 @@ def search(options: argparse.Namespace, progress: Progress) -> str:
         raise InputError(
             f"--max-drop {options.max_drop}: is finer than a hundredth of a point. Say at most four decimals."
         )
-    detector, calibration = _detector(options)
-    dataset = _evaluation(detector, calibration, options, progress)
-    path, head = _float(detector, progress), detector.head
+    evaluation = _evaluation(options, progress)
+    if evaluation.detector(options.detector).seed is None:  # what the result is checked on, before anything is built
+        evaluation.check_detector(options.detector)
+        for note in evaluation.notes:
+            progress(Step(note))
+    detector, calibration, path = _given(options, evaluation)
     tool = "ort" if options.objective == "latency" else "native"
     digest = files.digest([detector.identity(), calibration.digest, options.max_drop, options.objective])[:12]
     folder = options.to.resolve() / f"search-{detector.name}-{digest}"
@@ -102,14 +103,15 @@ def search(options: argparse.Namespace, progress: Progress) -> str:
                 progress=progress,
             )
             offers = Offers()
-            candidates = ort.candidates(job, ort.prepared(job, ort.source_of(job, offers)[0], offers), head)
+            candidates = ort.candidates(job, ort.prepared(job, ort.source_of(job, offers)[0], offers), detector.head)
         else:
-            candidates = assignment.Weights(path, head, detector.input, calibration.paths, progress)
-        reference = runtime.open_session(path, runtime.deployed_options("fp32"))
-        timed = _timing(reference, candidates, next(calibration.first(1).batches(detector.input)))
+            candidates = assignment.Weights(path, detector.head, detector.input, calibration.paths, progress)
+        timed = _timing(
+            evaluation.session(_float(options)), candidates, next(calibration.first(1).batches(detector.input))
+        )
         built: list[_Built] = []
         best, tried = candidates.cheapest(options.max_drop, output, lambda file: built.append(timed(file)))
-        verified = _verify(detector, dataset, reference, runtime.open_session(output, candidates.options), progress)
+        verified = _verify(options, evaluation, output, candidates.options)
         output.replace(folder / "model.onnx")
     graph = candidates.floating
     cost = bit_allocation.storage(candidates.offered, graph.parameters, graph.channels)
@@ -183,43 +185,21 @@ def _timing(reference: Any, candidates: assignment.Candidates, tensor: Any) -> C
     return measure
 
 
-def _evaluation(
-    detector: Detector, calibration: CalibrationSet, options: argparse.Namespace, progress: Progress
-) -> Dataset | None:
-    """The data that the chosen candidate is checked on; None for random weights. Raises :class:`InputError` for data that
-    do not fit, before anything is built."""
-    if detector.seed is not None:
-        return None
-    given: Path | None = options.dataset
-    dataset = load_data(given.resolve()) if given else detector.load_data(Store(default_root()).data)
-    declared = declare.load(Path.cwd()).detectors.get(detector.name)
-    dataset = dataset.fitted(detector.head.classes, detector.name, declared.classes if declared else None)
-    allowed = options.allow_similar or bool(declared and declared.allow_similar)
-    similar = check_leak(dataset, calibration, allow_similar=allowed)
-    for note in (*dataset.notes, *similar):
-        progress(Step(note))
-    return dataset
-
-
 def _verify(
-    detector: Detector, dataset: Dataset | None, reference: Any, session: Any, progress: Progress
+    options: argparse.Namespace, evaluation: Evaluation, path: Path, deployed: runtime.SessionOptions
 ) -> dict[str, Any]:
-    """The chosen candidate's drop on the evaluation set, which is looked at this once."""
-    if dataset is None:
+    """The drop of the chosen candidate's file on the evaluation set, which is looked at this once."""
+    name = options.detector
+    detector, case = evaluation.detector(name), _float(options)
+    if detector.seed is not None:
         return {"sentence": f"{detector.name} has random weights: its accuracy means nothing and was not measured."}
+    dataset = evaluation.dataset(name)
     if not dataset.labelled:
         return {"sentence": f"{dataset.name} has no labels: gate the scheme with --labels none."}
 
-    def accuracy(one: Any, name: str) -> metrics.Accuracy:
-        def report(done: int, total: int) -> None:
-            progress(Step(f"evaluating {name}", done, total, "images"))
-
-        seen = predict(one, detector.head, dataset, detector.input, report)
-        scored = metrics.evaluate(dataset, seen)
-        pycocotools_check.check(dataset, seen, scored)
-        return scored
-
-    first, second = accuracy(reference, "fp32"), accuracy(session, "the chosen one")
+    session = runtime.open_session(path, case.runtime.for_many(deployed))
+    first = evaluation.evidence(case).accuracy
+    second, _ = evaluation.score(name, evaluation.seen_by(session, name, "the chosen one"))
     low, high = metrics.drop_interval(first, second, len(dataset.images))
     drop = first.map - second.map
     return {
@@ -256,21 +236,30 @@ def _draw(
     figure.savefig(path, dpi=120)
 
 
-def _detector(options: argparse.Namespace) -> tuple[Detector, CalibrationSet]:
-    declared = declare.load(Path.cwd()).detectors
-    detector = find_detector(
-        options.detector, trust=options.trust_checkpoint, size=options.image_size, declared=declared
+def _evaluation(options: argparse.Namespace, progress: Progress) -> Evaluation:
+    """The evaluation of what a command's options name."""
+    given = Given(
+        dataset=getattr(options, "dataset", None),
+        calibration=options.calibration,
+        image_size=options.image_size,
+        trust=options.trust_checkpoint,
+        allow_similar=getattr(options, "allow_similar", False),
+        declared=declare.load(Path.cwd()).detectors,
     )
-    data = Store(default_root()).data
-    given: Path | None = options.calibration
-    calibration = load_calibration(given.resolve()) if given else detector.load_calibration(data)
+    return Evaluation(Store(default_root(), progress=progress), given, progress)
+
+
+def _float(options: argparse.Namespace) -> Case:
+    return Case(options.detector, CATALOGUE["fp32"], runtime.find_runtime(runtime.DEFAULT))
+
+
+def _given(options: argparse.Namespace, evaluation: Evaluation) -> tuple[Detector, CalibrationSet, Path]:
+    """The detector, the first ``--images`` of its calibration list, and its FP32 graph."""
     if options.images < 1:
         raise InputError(f"--images {options.images}: needs one or more.")
-    return detector, calibration.first(options.images)
-
-
-def _float(detector: Detector, progress: Progress) -> Path:
-    """The detector's FP32 graph, from the store."""
-    from lowbit.store.requests import export_request
-
-    return Store(default_root(), progress=progress).get(export_request(detector)).path
+    name, calibration = options.detector, evaluation.calibration(options.detector)
+    return (
+        evaluation.detector(name),
+        calibration.first(options.images),
+        evaluation.artifact(name, CATALOGUE["fp32"]).path,
+    )

@@ -44,8 +44,12 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(folder: Path, command: str) -> None:
     program, *arguments = shlex.split(command)
+    run_python(folder, "-m", {"lowbit": "lowbit.cli"}.get(program, program), *arguments)
+
+
+def run_python(folder: Path, *arguments: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-m", {"lowbit": "lowbit.cli"}.get(program, program), *arguments],
+        [sys.executable, *arguments],
         cwd=folder,
         capture_output=True,
         text=True,
@@ -53,7 +57,8 @@ def run(folder: Path, command: str) -> None:
         check=False,
         env={**os.environ, "LOWBIT_STORE": str(folder / "store")},
     )
-    assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    assert done.returncode == 0, f"{arguments}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    return done.stdout
 
 
 @pytest.mark.parametrize(("path", "block"), COMMANDS)
@@ -64,6 +69,11 @@ def test_commands_run(path: Path, block: str, project: Path) -> None:
             draw(project / "store" / "data", count)
     for command in block.strip().splitlines():
         run(project, command)
+
+
+def test_the_program_runs(project: Path) -> None:
+    (program,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "your-detector.md").read_text(), re.S)
+    assert run_python(project, "-c", program).startswith("passed 1.0 0.0 ")
 
 
 def test_links_lead_somewhere() -> None:
