@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import signal
 import sys
 from collections.abc import Sequence
@@ -30,6 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     check.add_argument("--images", type=Path, help="list of images for that (the bundled detector's, if the size fits)")
     commands.add_parser("schemes", help="the scheme catalogue as a table")
+    commands.add_parser("schema", help="the JSON schema of lowbit.toml, for editors")
     report = commands.add_parser("report", help="write summary.md and report.html again from a run's results.json")
     report.add_argument("run", type=Path, nargs="?", default=Path("runs/latest"), help="run folder (runs/latest)")
     get = commands.add_parser("fetch", help="download official checkpoints and COCO images")
@@ -82,6 +84,10 @@ def _run(options: argparse.Namespace, progress: Progress) -> int:
         print(examine(options.artifact, options.images, progress) if given else doctor())
     elif options.command == "schemes":
         print(schemes_table())
+    elif options.command == "schema":
+        from lowbit.detector import declare
+
+        print(json.dumps(declare.schema(), indent=2))
     elif options.command == "fetch":
         fetch_assets(options, progress)
     elif options.command == "compare":

@@ -18,12 +18,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, ConfigDict, Field, ValidationInfo, model_validator
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    ValidationInfo,
+    WithJsonSchema,
+    model_validator,
+)
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 
 from lowbit import toml
 from lowbit.data.letterbox import Resize
 from lowbit.detector import heads
 from lowbit.detector.head import STRIDES, Hints
+from lowbit.schemes import CATALOGUE
 
 NAME = "lowbit.toml"
 
@@ -33,6 +43,11 @@ def _relative(path: Path, info: ValidationInfo) -> Path:
 
 
 _Path = Annotated[Path, AfterValidator(_relative)]
+_Channels = tuple[float, float, float]
+# Editors complete the catalogue's; others can be named too, such as another bound of a mixed scheme or a plug-in's.
+_Scheme = Annotated[
+    str, WithJsonSchema({"anyOf": [{"type": "string", "enum": list(CATALOGUE)}, {"type": "string", "minLength": 1}]})
+]
 Labels = Literal["dataset", "none"]
 
 
@@ -53,36 +68,85 @@ class DeclaredHead(toml.Table):
         heads.check(self.kind, {name: str(value) for name, value in (self.model_extra or {}).items()})
         return self
 
+    @classmethod
+    def __get_pydantic_json_schema__(cls, _: Any, __: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """What :meth:`_spelled_short` and :meth:`_known` take, which pydantic cannot see."""
+        tables = [
+            {
+                "type": "object",
+                "properties": {"kind": {"enum": [kind]}}
+                | {name: {"type": "string", "enum": list(values)} for name, values in head.options.items()},
+                "required": ["kind"],
+                "additionalProperties": False,
+            }
+            for kind, head in heads.KINDS.items()
+        ]
+        return {"anyOf": [{"type": "string", "enum": list(heads.KINDS)}, *tables], "description": "The head's kind."}
+
 
 class Declared(toml.Table):
-    """One detector.
+    """One detector of yours: its file, its data, and what its file leaves open."""
 
-    ``architecture``: Ultralytics' YAML, for a ``.safetensors`` checkpoint. ``labels``: ``none`` scores agreement with
-    the float detector's confident boxes, for images without labels. ``size``: side of the input in pixels, where
-    the file leaves it open. ``colors``, ``mean``, ``std``, ``resize``: as :class:`lowbit.data.letterbox.InputSpec` says;
-    without a ``resize``, as the head's family does. ``head``: its
-    kind, or a table of its kind and that kind's options, where the outputs leave them open. ``strides``: of its levels. ``classes``: the data set's category id of every
-    class index, -1 for a class that the data set does not have; by default the categories in the order of their ids.
-    ``allow_similar``: take calibration images that look like evaluation images, as frames of one fixed camera do.
-    ``confidence``: the score from which on a detection counts where the detector is deployed.
-    """
-
-    model: _Path
-    architecture: str | None = None
-    dataset: _Path | None = None
-    calibration: _Path | None = None
-    training: _Path | None = None
-    labels: Labels = "dataset"
-    size: int | None = Field(None, ge=32, le=4096)
-    colors: Literal["rgb", "bgr"] = "rgb"
-    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    std: tuple[float, float, float] = (255.0, 255.0, 255.0)
-    resize: Resize | None = None
-    head: DeclaredHead = DeclaredHead()
-    strides: tuple[int, ...] = STRIDES
-    classes: tuple[int, ...] | None = None
-    allow_similar: bool = False
-    confidence: float | None = Field(default=None, ge=0, le=1)
+    model: _Path = Field(description="The ONNX export, or an Ultralytics checkpoint (.pt or .safetensors).")
+    architecture: str | None = Field(
+        default=None,
+        description="Ultralytics' YAML of a .safetensors checkpoint, by name. Default: what the checkpoint says.",
+    )
+    dataset: _Path | None = Field(
+        default=None,
+        description='Images for evaluation: COCO annotations (.json) or Ultralytics\' data.yaml. With labels = "none" a '
+        "folder or a list of images too.",
+    )
+    calibration: _Path | None = Field(
+        default=None,
+        description="Images for calibration: a list with one path a line, relative to the list. 50 to 500 images like those of "
+        "deployment, none of them in the data set.",
+    )
+    training: _Path | None = Field(
+        default=None, description="Images for schemes that learn: a list, COCO annotations or data.yaml."
+    )
+    labels: Labels = Field(
+        default="dataset",
+        description="What detections are compared with: the data set's labels, or with \"none\" the float detector's own "
+        "confident detections, for images without labels.",
+    )
+    size: int | None = Field(
+        default=None, ge=32, le=4096, description="Side of the input in pixels, for an export with dynamic sides."
+    )
+    colors: Literal["rgb", "bgr"] = Field(default="rgb", description="Order of the input's channels.")
+    mean: _Channels = Field(
+        default=(0.0, 0.0, 0.0),
+        description="Of each channel, in units of [0, 255]: the network gets (pixel - mean) / std.",
+    )
+    std: _Channels = Field(
+        default=(255.0, 255.0, 255.0),
+        description="Of each channel, in units of [0, 255]: the network gets (pixel - mean) / std.",
+    )
+    resize: Resize | None = Field(
+        default=None,
+        description="How an image is put into the input: centred on grey, to the top left, or stretched. Default: as the "
+        "head's family does.",
+    )
+    head: DeclaredHead = Field(
+        default_factory=DeclaredHead,
+        description="The head's kind, or a table of its kind and that kind's options, where the outputs leave it open.",
+    )
+    strides: tuple[int, ...] = Field(default=STRIDES, description="Of the head's levels, in pixels.")
+    classes: tuple[int, ...] | None = Field(
+        default=None,
+        description="The data set's category id of every class index, -1 for a class that the data set does not have. "
+        "Default: the categories in the order of their ids.",
+    )
+    allow_similar: bool = Field(
+        default=False,
+        description="Take calibration images that look like evaluation images, as frames of one fixed camera do.",
+    )
+    confidence: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="The confidence threshold that the float detector is deployed with. Default: 0.25.",
+    )
 
     @property
     def preprocessing(self) -> dict[str, Any]:
@@ -100,17 +164,27 @@ class Declared(toml.Table):
 class Gate(toml.Table):
     """How detectors are gated; every entry is the default of the option of the same name."""
 
-    schemes: tuple[str, ...] | None = None
-    thresholds: _Path | None = None
-    expected_failures: _Path | None = None
-    inconclusive: Literal["pass", "fail", "warn"] | None = None
+    schemes: tuple[_Scheme, ...] | None = Field(
+        default=None,
+        description="Ids as `lowbit schemes` lists them. Default: all that this machine can run, which takes long.",
+    )
+    thresholds: _Path | None = Field(
+        default=None, description="Your limits on the drop, as docs/your-detector.md has them."
+    )
+    expected_failures: _Path | None = Field(default=None, description="Your expected failures, with what was measured.")
+    inconclusive: Literal["pass", "fail", "warn"] | None = Field(
+        default=None,
+        description="The verdict where the confidence interval holds the threshold. warn: the point estimate decides.",
+    )
 
 
 class Project(toml.Table):
-    """A whole file."""
+    """The detectors that lowbit gates here, and how."""
 
-    detectors: dict[str, Declared] = Field(default_factory=dict)
-    gate: Gate = Gate()
+    detectors: dict[str, Declared] = Field(default_factory=dict, description="Your detectors, by name.")
+    gate: Gate = Field(
+        default_factory=Gate, description="How they are gated; options of the command line go before it."
+    )
 
 
 def load(folder: Path) -> Project:
@@ -119,3 +193,32 @@ def load(folder: Path) -> Project:
     if not path.exists():
         return Project()
     return toml.read(path, Project, "docs/your-detector.md lists what can be declared.", {"folder": folder})
+
+
+class _OfToml(GenerateJsonSchema):
+    """JSON Schema draft 7, which editors' TOML plug-ins read (Taplo's), and without null, which TOML does not have."""
+
+    schema_dialect = "http://json-schema.org/draft-07/schema#"
+
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        return False  # a key's name in capitals says nothing
+
+    def nullable_schema(self, schema: Any) -> JsonSchemaValue:
+        return self.generate_inner(schema["schema"])
+
+    def default_schema(self, schema: Any) -> JsonSchemaValue:
+        none = "default" in schema and schema["default"] is None
+        return self.generate_inner(schema["schema"]) if none else super().default_schema(schema)
+
+    def tuple_schema(self, schema: Any) -> JsonSchemaValue:
+        """Draft 7 has no ``prefixItems``; the tuples here are of one type."""
+        found = super().tuple_schema(schema)
+        if "prefixItems" in found:
+            found["items"] = found.pop("prefixItems")[0]
+        return found
+
+
+def schema() -> dict[str, Any]:
+    """``lowbit.toml``'s JSON Schema, draft 7."""
+    made = Project.model_json_schema(schema_generator=_OfToml)
+    return {"$schema": _OfToml.schema_dialect, **made, "title": NAME}
