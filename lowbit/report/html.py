@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import base64
 import html
-import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from lowbit.gate import points
-from lowbit.report import thresholds
-from lowbit.report.summary import CUT, VERDICTS, disagreements, hosts, left_out, recommend, remarks
+from lowbit.report import pareto, svg, thresholds
+from lowbit.report.summary import CUT, VERDICTS, disagreements, hosts, left_out, recommend, remarks, shipped
 from lowbit.results import BehaviourRecord, Entry, OperatingPointRecord, Results, Status, SweepRecord
 
-_MARKS = {Status.PASSED: "o", Status.INCONCLUSIVE: "D", Status.FAILED: "X", Status.ERROR: "X"}
 _COLOURS = {Status.PASSED: "#1b7837", Status.INCONCLUSIVE: "#b8860b", Status.FAILED: "#b2182b", Status.ERROR: "#b2182b"}
 
 
@@ -52,15 +50,20 @@ def page(results: Results, folder: Path) -> str:
 
 def _section(detector: str, provider: str, entries: Sequence[Entry], folder: Path) -> dict[str, Any]:
     first = next((entry for entry in entries if entry.images), None)
+    best = shipped(entries)
     return {
         "detector": detector,
         "provider": provider,
         "on": f"{first.images} images of {first.dataset}" if first else "",
-        # The sentence is Markdown for summary.md.
+        # The sentences are Markdown for summary.md.
         "sentence": recommend(entries).replace("**", "").replace("`", ""),
         "entries": entries,
         "remarks": [said.replace("`", "") for said in (*(r for e in entries for r in remarks(e)), *left_out(entries))],
-        "charts": [chart for chart in (_drops(entries), _pareto(entries), _layers(entries)) if chart],
+        "charts": [
+            chart
+            for chart in (_drops(entries), pareto.chart(entries, best.scheme if best else None), _layers(entries))
+            if chart
+        ],
         "thresholds": [
             (entry.scheme, thresholds.advice(point), thresholds.details(point), _curves(point, entry.scheme))
             for entry in entries
@@ -111,7 +114,9 @@ def _drops(entries: Sequence[Entry]) -> str:
         for row, entry in enumerate(reversed(shown)):
             low, high = (100 * value for value in entry.drop_ci or (0.0, 0.0))
             axes.plot([low, high], [row, row], color=_COLOURS[entry.status], linewidth=2)
-            axes.plot(100 * (entry.drop or 0.0), row, _MARKS[entry.status], color=_COLOURS[entry.status], markersize=7)
+            axes.plot(
+                100 * (entry.drop or 0.0), row, pareto.MARKS[entry.status], color=_COLOURS[entry.status], markersize=7
+            )
             if entry.threshold is not None:
                 axes.plot([100 * entry.threshold] * 2, [row - 0.35, row + 0.35], "k:", linewidth=1.5)
         axes.axvline(0, color="0.6", linewidth=1)
@@ -119,37 +124,9 @@ def _drops(entries: Sequence[Entry]) -> str:
         axes.set(xlabel="drop of AP, points, with its 95 % interval; dotted: the threshold")
         axes.margins(y=0.5 / len(shown))
 
-    return _svg(draw, 8.2, 0.9 + 0.32 * len(shown))
-
-
-def _pareto(entries: Sequence[Entry]) -> str:
-    """AP against latency and against size; the line joins what nothing beats in both."""
-    axes_of: list[tuple[str, list[tuple[float, Entry]]]] = [
-        ("p50 relative to FP32", [(1 / e.latency.speedup, e) for e in entries if e.latency and e.latency.speedup]),
-        ("size, MB", [(e.artifact.bytes / 1e6, e) for e in entries if e.artifact]),
-    ]
-    panels = [(name, [(x, e) for x, e in found if e.map is not None]) for name, found in axes_of]
-    panels = [(name, found) for name, found in panels if len(found) > 1]
-    if not panels:
-        return ""
-    numbers = {e.scheme: n for n, e in enumerate((e for e in entries if e.map is not None), 1)}
-
-    def draw(figure: Any) -> None:
-        for axes, (name, found) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-            for x, entry in found:
-                colour = _COLOURS.get(entry.status, "k")
-                axes.plot(x, entry.map, _MARKS.get(entry.status, "o"), color=colour, markersize=7)
-                axes.annotate(str(numbers[entry.scheme]), (x, entry.map), (5, 4), textcoords="offset points", size=9)
-            front: list[tuple[float, float]] = []
-            for x, entry in sorted(found, key=lambda point: (point[0], -(point[1].map or 0))):
-                if entry.map is not None and (not front or entry.map > front[-1][1]):
-                    front.append((x, entry.map))
-            axes.step(*zip(*front, strict=True), where="post", color="0.5", linewidth=1, zorder=0)
-            axes.set(xlabel=name, ylabel="AP@[.5:.95]")
-            axes.grid(color="0.92")
-
-    legend = ", ".join(f"{number} {html.escape(scheme)}" for scheme, number in numbers.items())
-    return _svg(draw, 8.2, 3.4) + f'<p class="legend">{legend}</p>'
+    return svg.render(
+        draw, 8.2, 0.9 + 0.32 * len(shown), "Drop of AP of every scheme, with its interval and its threshold"
+    )
 
 
 def _curves(found: OperatingPointRecord, scheme: str) -> str:
@@ -186,7 +163,8 @@ def _curves(found: OperatingPointRecord, scheme: str) -> str:
 
     used = f"; square: {html.escape(scheme)} at {found.same_precision.at.threshold:g}" if found.same_precision else ""
     caption = f"Solid: FP32; dashed: {html.escape(scheme)}. Circles: at {found.confidence:g}, FP32's filled{used}"
-    return _svg(draw, 8.2, 2.6) + f'<p class="legend">{caption}</p>'
+    label = f"Precision over recall, and F1 over the confidence threshold, of FP32 and {scheme}"
+    return svg.render(draw, 8.2, 2.6, label) + f"<figcaption>{caption}</figcaption>"
 
 
 def _layers(entries: Sequence[Entry], count: int = 20) -> str:
@@ -203,8 +181,8 @@ def _layers(entries: Sequence[Entry], count: int = 20) -> str:
         axes.set_yticks(rows, [name for name, _ in reversed(worst)], fontsize=7)
         axes.set(xlabel="SQNR of the raw head, dB, with this convolution alone quantized: short bars are sensitive")
 
-    caption = f"The {len(worst)} most sensitive convolutions, measured for {html.escape(measured.scheme)}"
-    return _svg(draw, 8.2, 0.9 + 0.2 * len(worst)) + f'<p class="legend">{caption}</p>'
+    caption = f"The {len(worst)} most sensitive convolutions, measured for {measured.scheme}"
+    return svg.render(draw, 8.2, 0.9 + 0.2 * len(worst), caption) + f"<figcaption>{html.escape(caption)}</figcaption>"
 
 
 def _sweep(sweep: SweepRecord, top: int = 15) -> dict[str, Any]:
@@ -221,28 +199,9 @@ def _sweep(sweep: SweepRecord, top: int = 15) -> dict[str, Any]:
         axes.set(xlabel="rank by AutoQuant (1: most sensitive)", ylabel="rank on the ONNX graph")
 
     worst = [one for one in sweep.layers if min(one.rank, one.graph_rank) <= top]
-    return {"record": sweep, "chart": _svg(draw, 5.2, 4.0), "apart": apart, "worst": worst}
-
-
-def _svg(draw: Callable[[Any], None], width: float, height: float) -> str:
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    # Text as text: small, searchable, and in the reader's font; a salt keeps ids apart within one page and alike
-    # between runs. One font and not a list of ten at every label.
-    style: Any = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": draw.__qualname__,
-        "font.family": "sans-serif",
-        "font.sans-serif": ["DejaVu Sans"],
-        "font.size": 9,
+    return {
+        "record": sweep,
+        "chart": svg.render(draw, 5.2, 4.0, "The two rankings of layers against each other"),
+        "apart": apart,
+        "worst": worst,
     }
-    with matplotlib.rc_context(style):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        draw(figure)
-        for axes in figure.axes:
-            axes.spines[["top", "right"]].set_visible(False)
-        stream = io.StringIO()
-        figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
-    text = stream.getvalue()
-    return text[text.index("<svg") :]

@@ -1,4 +1,4 @@
-"""summary.md: one table a detector and a sentence that recommends a scheme, fit for a pull request comment."""
+"""summary.md: one table a detector and two sentences that recommend a scheme, fit for a pull request comment."""
 
 from __future__ import annotations
 
@@ -175,31 +175,64 @@ def _beside(entry: Entry, found: CrossCheck) -> str:
 
 
 def recommend(entries: Sequence[Entry]) -> str:
-    """One sentence: which scheme to ship and why, among those that the gate let through."""
-    good = [
+    """Two sentences: which scheme to ship on the machine that measured ``entries`` and why, and what it costs."""
+    if not any(e.drop is not None for e in entries):
+        return "No accuracy was measured, so nothing is recommended."
+    best = shipped(entries)
+    if best is None:
+        return (
+            "**Ship `fp32`**: no quantized scheme stayed within its threshold. What failed is in the table, with why."
+        )
+    if _surely_faster(best):
+        said = (
+            f"**Ship `{escape(best.scheme)}`** on this machine: no other scheme within its threshold is faster beyond the "
+            "95 % CI, and of those as fast this one loses least"
+        )
+    else:
+        timed = any(e.latency and e.latency.speedup is not None for e in _allowed(entries))
+        why = "none of those within their threshold is faster than FP32 here" if timed else "latency was not measured"
+        said = f"**`{escape(best.scheme)}`** loses least; {why}"
+    if best.status is Status.INCONCLUSIVE:
+        said += "; the 95 % CI contains the threshold, so judge it on more images first"
+    return f"{said}. {_price(best, entries)}"
+
+
+def shipped(entries: Sequence[Entry]) -> Entry | None:
+    """The scheme that :func:`recommend` names, None where no quantized one was let through."""
+    good = _allowed(entries)
+    faster = [e for e in good if _surely_faster(e)]
+    if faster:
+        return _fast_and_true(faster)
+    # Half precision loses least of all; where it is not faster nothing speaks for it.
+    return min((e for e in good if e.scheme != "fp16"), key=lambda e: e.drop or 0.0, default=good[0] if good else None)
+
+
+def _allowed(entries: Sequence[Entry]) -> list[Entry]:
+    return [
         e
         for e in entries
         if e.status in (Status.PASSED, Status.INCONCLUSIVE) and not e.scheme.startswith("fp32") and e.drop is not None
     ]
-    if not any(e.drop is not None for e in entries):
-        return "No accuracy was measured, so nothing is recommended."
-    if not good:
-        return "**Ship `fp32`**: no quantized scheme stayed within its threshold."
-    faster = [e for e in good if e.latency and e.latency.speedup_ci and e.latency.speedup_ci[0] > 1]
-    if faster:
-        best = _fast_and_true(faster)
-        assert best.latency is not None and best.drop is not None
-        return (
-            f"**Ship `{escape(best.scheme)}`**: {best.latency.speedup:.2f}x FP32 for {points(best.drop)} points of AP; "
-            "no other scheme within its threshold is faster beyond the 95 % CI, and of those as fast this one loses least"
-            + _caveat(best)
-        )
-    # Half precision loses least of all; where it is not faster nothing speaks for it.
-    best = min((e for e in good if e.scheme != "fp16"), key=lambda e: e.drop or 0.0, default=good[0])
+
+
+def _surely_faster(entry: Entry) -> bool:
+    return bool(entry.latency and entry.latency.speedup_ci and entry.latency.speedup_ci[0] > 1)
+
+
+def _price(best: Entry, entries: Sequence[Entry]) -> str:
+    """What a scheme costs and gives, in a sentence."""
     assert best.drop is not None
-    timed = any(e.latency and e.latency.speedup is not None for e in good)
-    why = "none of those within their threshold is faster than FP32 here" if timed else "latency was not measured"
-    return f"**`{escape(best.scheme)}`** loses least ({points(best.drop)} points of AP); {why}" + _caveat(best)
+    said = f"It costs {points(best.drop)} points of AP"
+    if best.drop_ci:
+        said += f" [{points(best.drop_ci[0])}, {points(best.drop_ci[1])}]"
+    if best.latency and best.latency.speedup is not None:
+        said += f", runs at {best.latency.speedup:.2f}x the speed of FP32"
+        if best.latency.speedup_ci:
+            said += f" [{best.latency.speedup_ci[0]:.2f}, {best.latency.speedup_ci[1]:.2f}]"
+    reference = next((e.artifact for e in entries if e.scheme == "fp32" and e.artifact), None)
+    if best.artifact and reference:
+        said += f" and takes {best.artifact.bytes / 1e6:.2f} MB instead of {reference.bytes / 1e6:.2f}"
+    return f"{said}."
 
 
 def _in_name_only(entry: Entry) -> bool:
@@ -215,12 +248,6 @@ def _fast_and_true(entries: Sequence[Entry]) -> Entry:
         (e for e in entries if speeds[id(e)][1] >= surely),
         key=lambda e: (e.drop if e.drop is not None else 1, e.scheme),
     )
-
-
-def _caveat(entry: Entry) -> str:
-    if entry.status is Status.INCONCLUSIVE:
-        return "; the 95 % CI contains the threshold, so judge it on more images first."
-    return "."
 
 
 def disagreements(sweep: SweepRecord, count: int = 5) -> list[RankedLayer]:

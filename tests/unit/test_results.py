@@ -14,7 +14,7 @@ from lowbit import host, results
 from lowbit.errors import InputError
 from lowbit.host import GpuState
 from lowbit.report import summary
-from lowbit.results import Entry, LatencyRecord, Results, Status
+from lowbit.results import ArtifactRecord, Entry, LatencyRecord, Results, Status
 
 ENVIRONMENT = {
     "python": "3.11.7",
@@ -41,6 +41,10 @@ def latency(speedup: float, low: float, high: float) -> LatencyRecord:
 
 def entry(scheme: str, drop: float | None = 0.0, **more: Any) -> Entry:
     return Entry(detector="toy", scheme=scheme, map=0.5, drop=drop, images=10, dataset="val", **more)
+
+
+def file_of(megabytes: float) -> ArtifactRecord:
+    return ArtifactRecord(path="m.onnx", sha256="a" * 64, bytes=round(megabytes * 1e6))
 
 
 def run(*entries: Entry) -> Results:
@@ -153,13 +157,21 @@ def test_the_summary_has_every_skip_with_its_reason() -> None:
                 entry("int8-b", 0.002, latency=latency(1.28, 1.22, 1.33)),
                 entry("int8-c", 0.000, latency=latency(1.10, 1.05, 1.15)),
             ],
-            "**Ship `int8-b`**: 1.28x FP32 for 0.20 points",
+            "**Ship `int8-b`** on this machine: no other scheme within its threshold is faster beyond the 95 % CI, and of "
+            "those as fast this one loses least. It costs 0.20 points of AP, runs at 1.28x the speed of FP32 [1.22, 1.33].",
         ),
         (
             [entry("fp32"), entry("int8-a", 0.003, latency=latency(0.9, 0.8, 0.95)), entry("int8-b", 0.001)],
-            "**`int8-b`** loses least (0.10 points of AP); none of those within their threshold is faster",
+            "**`int8-b`** loses least; none of those within their threshold is faster than FP32 here. It costs 0.10 points",
         ),
-        ([entry("fp32"), entry("int8-a", 0.003)], "latency was not measured."),
+        ([entry("fp32"), entry("int8-a", 0.003)], "latency was not measured. It costs 0.30 points of AP."),
+        (
+            [
+                entry("fp32", artifact=file_of(9.2)),
+                entry("int8-a", 0.003, drop_ci=(0.001, 0.005), artifact=file_of(2.4)),
+            ],
+            "It costs 0.30 points of AP [0.10, 0.50] and takes 2.40 MB instead of 9.20.",
+        ),
         ([entry("int8-a", None)], "No accuracy was measured"),
         (
             [entry("fp32"), entry("int8-a", 0.003, status=Status.INCONCLUSIVE)],
