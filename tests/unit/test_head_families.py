@@ -17,7 +17,10 @@ from lowbit.data.coco import load_coco
 from lowbit.data.lists import load_calibration
 from lowbit.detector import Detector, declare, find_detector
 from lowbit.detector.heads.counted import Counted
+from lowbit.detector.heads.decoded import Decoded
+from lowbit.detector.heads.end2end import End2End
 from lowbit.detector.heads.nas import Nas
+from lowbit.detector.heads.objectness import Objectness
 from lowbit.detector.heads.rows import Rows
 from lowbit.detector.heads.yolox import Yolox
 from lowbit.errors import InputError
@@ -73,6 +76,23 @@ def yolox(toy: Toy) -> None:
     toy.gives("output", (1, 4, 7))
 
 
+# Centre x, centre y, width and height.
+CENTRED = np.concatenate([(CELLS[:, :2] + CELLS[:, 2:]) / 2, CELLS[:, 2:] - CELLS[:, :2]], 1)
+
+
+def decoded(toy: Toy) -> None:
+    toy.add("Concat", [toy.stored(CENTRED.T[None], "boxes"), "by_class"], "output", axis=1)
+    toy.gives("output", (1, 6, 4))
+
+
+def objectness(toy: Toy) -> None:
+    """Three anchors a cell that see the same."""
+    boxes = np.concatenate([np.tile(CENTRED, (3, 1)), np.ones((12, 1), np.float32)], 1)
+    toy.add("Concat", ["scores_of_cells"] * 3, "scores", axis=1)
+    toy.add("Concat", [toy.stored(boxes[None], "boxes"), "scores"], "output", axis=2)
+    toy.gives("output", (1, 12, 7))
+
+
 def nas(toy: Toy) -> None:
     toy.add("Identity", [toy.stored(CELLS[None], "corners")], "boxes")
     toy.add("Identity", ["scores_of_cells"], "scores")
@@ -97,6 +117,15 @@ def _number(toy: Toy) -> str:
     toy.add("Greater", ["best", toy.stored(np.float32(0.25), "quarter")], "seen")
     toy.add("Cast", ["seen"], "ones", to=TensorProto.INT32)
     return toy.add("ReduceSum", ["ones", toy.stored(np.array([1]), "axis")], "number", keepdims=1)
+
+
+def end2end(toy: Toy) -> None:
+    boxes, scores, labels = _best_first(toy)
+    toy.add("Cast", [labels], "label_float", to=TensorProto.FLOAT)
+    last = toy.stored(np.array([2]), "last")
+    columns = [toy.add("Unsqueeze", [name, last], f"{name}_column") for name in (scores, "label_float")]
+    toy.add("Concat", [boxes, *columns], "output", axis=2)
+    toy.gives("output", (1, 4, 6))
 
 
 def efficient_nms(toy: Toy) -> None:
@@ -147,6 +176,9 @@ def standard_nms(toy: Toy) -> None:
 
 
 FAMILIES: dict[Callable[[Toy], None], object] = {
+    decoded: Decoded((64, 64), 2, (32,)),
+    objectness: Objectness((64, 64), 2, (32,)),
+    end2end: End2End((64, 64), 2, (32,)),
     yolox: Yolox((64, 64), 2, (32,)),
     nas: Nas((64, 64), 2, (32,)),
     efficient_nms: Counted((64, 64), 2, (1, 2, 3, 0)),
@@ -155,12 +187,21 @@ FAMILIES: dict[Callable[[Toy], None], object] = {
 }
 
 
-def declared(folder: Path, family: Callable[[Toy], None], more: str = "classes = [1, 2]") -> Detector:
+CLASSES = "classes = [1, 2]"
+# With two classes its shape is that of others too.
+DECLARED = {end2end: f'{CLASSES}\nhead = "end2end"'}
+
+
+def declared(folder: Path, family: Callable[[Toy], None], more: str | None = None) -> Detector:
     toy = Toy()
     family(toy)
     toy.save(folder / "toy.onnx")
-    (folder / declare.NAME).write_text(f'[detectors.mine]\nmodel = "toy.onnx"\nstrides = [32]\n{more}\n')
+    write_declaration(folder, "toy.onnx", DECLARED.get(family, CLASSES) if more is None else more)
     return find_detector("mine", declared=declare.load(folder).detectors)
+
+
+def write_declaration(folder: Path, name: str, more: str) -> None:
+    (folder / declare.NAME).write_text(f'[detectors.mine]\nmodel = "{name}"\nstrides = [32]\n{more}\n')
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.__name__)

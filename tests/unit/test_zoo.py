@@ -23,9 +23,9 @@ from lowbit.errors import InputError
 from lowbit.measure.metrics import evaluate
 from lowbit.measure.predict import predict
 from lowbit.quantize import Job, modelopt, native, ort
+from tests.unit import test_head_families as families
 from tests.unit import toys, zoo
 from tests.unit.test_head_detr import make_detr
-from tests.unit.test_head_families import Toy, efficient_nms, nas, ssd, standard_nms, yolox
 
 
 @pytest.fixture(scope="module")
@@ -79,23 +79,24 @@ def test_a_variant_gives_what_its_base_gives(base: Path, tmp_path: Path, name: s
 
 @dataclass(frozen=True)
 class Head:
-    """A toy with a head of another family. ``unfit``: variants that ONNX or its exporters do not have of it."""
+    """A toy with a head of another family. ``declared``: what lowbit.toml says of it; ``unfit``: variants that ONNX or its
+    exporters do not have of it."""
 
     make: Callable[[Path], object]
-    declared: bool = False
+    declared: str = ""
     unfit: frozenset[str] = frozenset()
 
 
-def family(head: Callable[[Toy], None], *unfit: str) -> Head:
+def family(head: Callable[[families.Toy], None], *unfit: str) -> Head:
     def make(path: Path) -> None:
-        toy = Toy()
+        toy = families.Toy()
         head(toy)
         toy.save(path)
 
     # Their constants are of one image.
     return Head(
         make,
-        True,
+        families.DECLARED.get(head, families.CLASSES),
         frozenset(
             {*unfit, *(name for name in zoo.RIGHT if name.startswith("batch_") and name != "batch_normalization")}
         ),
@@ -104,14 +105,17 @@ def family(head: Callable[[Toy], None], *unfit: str) -> Head:
 
 HEADS = {
     "raw": Head(toys.make_detector),
-    "detr": Head(make_detr, unfit=family(yolox).unfit),
-    "yolox": family(yolox),
+    "detr": Head(make_detr, unfit=family(families.yolox).unfit),
+    "decoded": family(families.decoded),
+    "objectness": family(families.objectness),
+    "yolox": family(families.yolox),
     # The converter knows no Identity of 14.
-    "nas": family(nas, "opset_14"),
+    "nas": family(families.nas, "opset_14"),
     # ReduceSum, Squeeze and Unsqueeze take their axes as an input since 13, and NonMaxSuppression takes float32 alone.
-    "efficient_nms": family(efficient_nms, "opset_11", "opset_12", "opset_14"),
-    "ssd": family(ssd, "opset_11", "opset_12", "opset_14"),
-    "standard_nms": family(standard_nms, "opset_11", "opset_12", "float16", "float16_inside"),
+    "end2end": family(families.end2end, "opset_11", "opset_12"),
+    "efficient_nms": family(families.efficient_nms, "opset_11", "opset_12", "opset_14"),
+    "ssd": family(families.ssd, "opset_11", "opset_12", "opset_14"),
+    "standard_nms": family(families.standard_nms, "opset_11", "opset_12", "float16", "float16_inside"),
 }
 DRAWN = st.lists(st.sampled_from(zoo.GROUPS), min_size=2, max_size=5, unique=True)
 
@@ -126,11 +130,13 @@ def compositions(draw: st.DrawFn) -> tuple[str, list[str]]:
 Seen = list[list[tuple[int, NDArray[np.float32], float]]]
 
 
-def seen(path: Path, images: Sequence[Path], *, declared: bool) -> Seen:
+def seen(path: Path, images: Sequence[Path], declared: str) -> Seen:
     """Class, box and score of what a detector's file sees with confidence, image by image, in a fixed order."""
-    detector = (
-        find_detector("mine", declared=declare.load(path.parent).detectors) if declared else find_detector(str(path))
-    )
+    known = {}
+    if declared:
+        families.write_declaration(path.parent, path.name, declared)
+        known = declare.load(path.parent).detectors
+    detector = find_detector("mine" if declared else str(path), declared=known)
     exported = path.with_name("float.onnx")
     detector.export(exported)
     session = runtime.open_session(exported, runtime.SessionOptions())
@@ -153,13 +159,12 @@ def test_composed_variants_see_what_their_base_sees(
 ) -> None:
     """One after the other, as files are that went through several tools: the right detections, no refusal, no traceback."""
     images, folder = [base / "2-0.png", base / "2-1.png"], tmp_path_factory.mktemp("composed")
-    (folder / declare.NAME).write_text('[detectors.mine]\nmodel = "mine.onnx"\nstrides = [32]\nclasses = [1, 2]\n')
     path = folder / "mine.onnx"
     models, wanted = {}, {}
     for name, head in HEADS.items():
         head.make(path)
         models[name] = path.read_bytes()
-        wanted[name] = seen(path, images, declared=head.declared)
+        wanted[name] = seen(path, images, head.declared)
         assert all(wanted[name])
 
     @settings(max_examples=count, deadline=None, derandomize=True, database=None)
@@ -168,7 +173,7 @@ def test_composed_variants_see_what_their_base_sees(
         head, names = drawn
         path.write_bytes(models[head])
         zoo.compose(names, onnx.load_from_string(models[head]), path)
-        for mine, theirs in zip(seen(path, images, declared=HEADS[head].declared), wanted[head], strict=True):
+        for mine, theirs in zip(seen(path, images, HEADS[head].declared), wanted[head], strict=True):
             assert [row[0] for row in mine] == [row[0] for row in theirs]
             for (_, box, score), (_, right, certain) in zip(mine, theirs, strict=True):
                 # Half a pixel and a hundredth: what float16 leaves.
