@@ -19,7 +19,7 @@ from lowbit.results import Status
 from lowbit.schemes import Scheme, catalogue, find_scheme
 from lowbit.store.key import BuildRequest
 from lowbit.store.store import Store
-from tests.unit.test_suite import ROOT, Toy
+from tests.unit.suite import ROOT, Toy
 from tests.unit.toys import make_calibration, make_dataset, make_detector
 from tests.unit.waiting import PATIENCE
 
