@@ -3,7 +3,6 @@ that cannot be converted is refused with the remedy, before any work."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 from lowbit.errors import InputError
 from lowbit.graph.equality import prove
+from lowbit.graph.image_input import as_float32_image, deployed_sides, for_one_image, set_shape
 from lowbit.graph.loading import load
 from lowbit.graph.nodes import inputs, name_nodes, opset, shape_of
 from lowbit.graph.shape_inference import blank, noise
@@ -61,15 +61,15 @@ def canonical(path: Path, sides: tuple[int, int] | None = None) -> Canonical:
         _in_float32(path, model),
         name_nodes(model),
     ]
-    pixels, laid_out = _image_input(path, model)
+    pixels, laid_out = as_float32_image(path, model)
     changes += [laid_out]
     given = inputs(model)
     batch = shape_of(given[0])[0] if len(given) == 1 and shape_of(given[0]) else 1
     if batch < 2:
         return _fitted(path, original, model, sides, pixels, changes)
-    _deployed_sides(path, model, sides)
+    deployed_sides(path, model, sides)
     changes += [f"its batch of {batch} made one image"]
-    for form in _for_one_image(model, batch):
+    for form in for_one_image(model, batch):
         try:
             return _fitted(path, original, form, sides, pixels, changes)
         except InputError:  # what can't be proved is not applied
@@ -252,62 +252,6 @@ def _in_float32(path: Path, model: onnx.ModelProto) -> str:
     return "computed in float32 instead of float16" if changed else ""
 
 
-def _image_input(path: Path, model: onnx.ModelProto) -> tuple[bool, str]:
-    """The image becomes float32, channels first. Whether the graph itself scales pixels, and what was done."""
-    from onnx import TensorProto, helper
-
-    given = inputs(model)
-    if len(given) != 1:
-        return False, ""  # the recognition of its head says what is wrong with it
-    value, said, pixels = given[0], [], False
-    kind = value.type.tensor_type.elem_type
-    if kind == TensorProto.UINT8:
-        pixels = True
-        number = next((i for i, node in enumerate(model.graph.node) if value.name in node.input), 0)
-        name = f"{value.name}/pixels"
-        for node in model.graph.node:
-            for place, read in enumerate(node.input):
-                if read == value.name:
-                    node.input[place] = name
-        model.graph.node.insert(number, helper.make_node("Cast", [value.name], [name], f"{value.name}/Cast", to=kind))
-        value.type.tensor_type.elem_type = TensorProto.FLOAT
-        said.append("takes its pixels as float32")
-    elif kind != TensorProto.FLOAT:
-        raise InputError(
-            f"{path}: its input is {TensorProto.DataType.Name(kind).lower()}; float32, float16 and uint8 are supported."
-        )
-    shape = shape_of(value)
-    if len(shape) == 4 and shape[3] == 3 and shape[1] != 3:
-        _channels_first(model, value)
-        said.append("takes channels first")
-    return pixels, " and ".join(said)
-
-
-def _channels_first(model: onnx.ModelProto, value: onnx.ValueInfoProto) -> None:
-    from onnx import helper
-
-    name = f"{value.name}/channels_last"
-    for node in model.graph.node:
-        for place, read in enumerate(node.input):
-            if read == value.name:
-                node.input[place] = name
-    turn = helper.make_node("Transpose", [value.name], [name], f"{value.name}/Transpose", perm=[0, 2, 3, 1])
-    model.graph.node.insert(0, turn)
-    _set_shape(value, [_dim(value, axis) for axis in (0, 3, 1, 2)])
-
-
-def _dim(value: onnx.ValueInfoProto, axis: int) -> int | str:
-    dim = value.type.tensor_type.shape.dim[axis]
-    return dim.dim_param or dim.dim_value
-
-
-def _set_shape(value: onnx.ValueInfoProto, shape: Sequence[int | str]) -> None:
-    dims = value.type.tensor_type.shape.dim
-    del dims[:]
-    for side in shape:
-        dims.add(**{"dim_param" if isinstance(side, str) else "dim_value": side})
-
-
 def fixed(path: Path, model: onnx.ModelProto, sides: tuple[int, int] | None = None) -> onnx.ModelProto:
     """A detector's graph with one image of a fixed size as its input: itself if it is so already.
 
@@ -322,79 +266,16 @@ def fixed(path: Path, model: onnx.ModelProto, sides: tuple[int, int] | None = No
         return model  # the recognition of its head says what is wrong with it
     import onnx
 
-    height, width = _deployed_sides(path, model, sides)
+    height, width = deployed_sides(path, model, sides)
     if shape[0] == 1 and 0 not in shape[2:]:
         return model
     copied = onnx.ModelProto()
     copied.CopyFrom(model)
-    _set_shape(inputs(copied)[0], (1, shape[1], height, width))
+    set_shape(inputs(copied)[0], (1, shape[1], height, width))
     for output in copied.graph.output:  # names of dimensions that are fixed now
         output.type.tensor_type.ClearField("shape")
     del copied.graph.value_info[:]
     return _slimmed(copied)
-
-
-def _deployed_sides(path: Path, model: onnx.ModelProto, sides: tuple[int, int] | None) -> tuple[int, int]:
-    """Height and width: the file's own, or what :func:`fixed` has for open ones, with its errors."""
-    own = shape_of(inputs(model)[0])[2:]
-    if sides and any(side not in (0, asked) for side, asked in zip(own, sides, strict=True)):
-        raise InputError(
-            f"{path}: its input is {own[0]} x {own[1]} pixels (height x width), and {sides[0]} x {sides[1]} was asked "
-            "for. Use its own size."
-        )
-    wanted = own if 0 not in own else sides or _exported_at(path, model)
-    if wanted is None:
-        raise InputError(
-            f"{path}: its input has dynamic sides. Say which size is deployed, for example --image-size 640."
-        )
-    return own[0] or wanted[0], own[1] or wanted[1]
-
-
-# Whose second input is a shape, or how often to repeat each axis.
-_SHAPED = frozenset({"Reshape", "Expand", "Tile"})
-
-
-def _for_one_image(model: onnx.ModelProto, batch: int) -> Iterator[onnx.ModelProto]:
-    """Forms of a graph that was exported for ``batch`` images, of which one may compute one image alone: with the batch taken
-    out of stored shapes that begin with it or with a multiple, and out of stored indices; at last as it is."""
-    import onnx
-    from onnx import numpy_helper
-
-    shapes = {node.input[1] for node in model.graph.node if node.op_type in _SHAPED and len(node.input) > 1}
-    for multiples, indices in ((True, True), (True, False), (False, True), (False, False)):
-        copied = onnx.ModelProto()
-        copied.CopyFrom(model)
-        changed = False
-        for tensor in copied.graph.initializer:
-            if tensor.data_type not in (onnx.TensorProto.INT64, onnx.TensorProto.INT32) or not tensor.dims:
-                continue
-            values = numpy_helper.to_array(tensor)
-            if tensor.name in shapes:
-                first = int(values[0])
-                if first != batch and not (multiples and first > 0 and first % batch == 0):
-                    continue
-                one = np.array([first // batch, *values[1:]], values.dtype)
-            elif indices and values.ndim > 1 and len(values) == batch:
-                one = np.ascontiguousarray(values[:1])
-            else:
-                continue
-            tensor.CopyFrom(numpy_helper.from_array(one, tensor.name))
-            changed = True
-        if changed:
-            yield copied
-    yield model
-
-
-def _exported_at(path: Path, model: onnx.ModelProto) -> tuple[int, int] | None:
-    """Height and width that Ultralytics' metadata say it was exported at; None where they say nothing."""
-    text = next((entry.value for entry in model.metadata_props if entry.key == "imgsz"), None)
-    if text is None:
-        return None
-    try:
-        height, width = json.loads(text)
-        return int(height), int(width)
-    except (ValueError, TypeError) as error:
-        raise InputError(f"{path}: metadata 'imgsz' is {text[:80]!r}, not [height, width]. Export it again.") from error
 
 
 def _slimmed(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -446,4 +327,4 @@ def _settle_outputs(path: Path, model: onnx.ModelProto) -> None:
         ) from error
     for value, one, two in zip(model.graph.output, *runs, strict=True):
         shapes = zip(np.shape(one), np.shape(two), strict=True)
-        _set_shape(value, [a if a == b else f"{value.name}_{axis}" for axis, (a, b) in enumerate(shapes)])
+        set_shape(value, [a if a == b else f"{value.name}_{axis}" for axis, (a, b) in enumerate(shapes)])
