@@ -26,11 +26,18 @@ def read(path: Path, kind: type[T], remedy: str, context: dict[str, Any] | None 
     :class:`InputError` that names the file, the key, the value and the remedy, for a missing file too.
     """
     try:
-        found = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}).") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: cannot be read as text ({error}). Save it as UTF-8.") from error
+    return parse(path, text, kind, remedy, context)
+
+
+def parse(path: Path, text: str, kind: type[T], remedy: str, context: dict[str, Any] | None = None) -> T:
+    """:func:`read` for the text of a file, be it written already or not."""
+    try:
+        found = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"{path}: is not TOML ({error}).") from error
     try:

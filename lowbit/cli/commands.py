@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import signal
 import sys
 from collections.abc import Sequence
@@ -31,6 +32,8 @@ def main(arguments: list[str] | None = None) -> int:
     )
     check.add_argument("--images", type=Path, help="list of images for that (the bundled detector's, if the size fits)")
     commands.add_parser("schemes", help="the scheme catalogue as a table")
+    begin = commands.add_parser("init", help="write a lowbit.toml from the detectors and data that a folder has")
+    begin.add_argument("folder", type=Path, nargs="?", default=Path(), help="where to look and to write (this folder)")
     commands.add_parser("schema", help="the JSON schema of lowbit.toml, for editors")
     report = commands.add_parser("report", help="write summary.md and report.html again from a run's results.json")
     report.add_argument("run", type=Path, nargs="?", default=Path("runs/latest"), help="run folder (runs/latest)")
@@ -84,6 +87,8 @@ def _run(options: argparse.Namespace, progress: Progress) -> int:
         print(examine(options.artifact, options.images, progress) if given else doctor())
     elif options.command == "schemes":
         print(schemes_table())
+    elif options.command == "init":
+        print(begin_project(options.folder, progress))
     elif options.command == "schema":
         from lowbit.detector import declare
 
@@ -212,6 +217,31 @@ def schemes_table() -> str:
 
     rows = [(f"`{scheme.id}`", scheme.tool, scheme.summary) for scheme in catalogue().values()]
     return "\n".join(table(("scheme", "tool", "what it is"), "lll", rows))
+
+
+def begin_project(folder: Path, progress: Progress) -> str:
+    """Write what :mod:`lowbit.proposal` proposes; returns what was chosen and why, and the next command."""
+    from lowbit import proposal
+
+    made = proposal.propose(folder, progress)
+    written = proposal.write(made)
+    parts = {
+        "Chosen": made.chosen,
+        "Left out": made.left_out,
+        "Note": made.remarks,
+        "To be declared": made.missing,
+        "Written": written,
+    }
+    lines = [
+        line for title, entries in parts.items() if entries for line in (f"{title}:", *(f"  {one}" for one in entries))
+    ]
+    gate = "pytest --pyargs lowbit_suite.test_accuracy lowbit_suite.test_artifact"
+    first = [] if folder.resolve() == Path.cwd() else [f"cd {shlex.quote(str(folder))}"]
+    lines += [
+        f"Next{', when that is declared' if made.missing else ''}:",
+        *(f"  {one}" for one in (*first, f"{gate} --quick", gate)),
+    ]
+    return "\n".join(lines)
 
 
 def write_report(run: Path) -> Path:

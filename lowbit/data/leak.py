@@ -48,11 +48,9 @@ def check_leak(dataset: Dataset, calibration: CalibrationSet, *, allow_similar: 
 
     Raises :class:`InputError`.
     """
-    known = set(dataset.image_hashes)
-    same = [path for path, one in zip(calibration.paths, calibration.image_hashes, strict=True) if one in known]
-    if same:
+    if same := same_files(dataset, calibration):
         raise InputError(_refusal(dataset, calibration, same, "the same file"))
-    copies, similar = _look_alikes([image.path for image in dataset.images], calibration.paths)
+    copies, similar = look_alikes(dataset, calibration)
     if copies and not allow_similar:
         text = _refusal(dataset, calibration, copies, "a scaled or re-encoded copy")
         raise InputError(f"{text} If they are other frames of a fixed camera, use --allow-similar.")
@@ -74,8 +72,17 @@ def _refusal(dataset: Dataset, calibration: CalibrationSet, leaks: Sequence[Path
     )
 
 
-def _look_alikes(evaluated: Sequence[Path], paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
-    """Which of ``paths`` are copies of an evaluated image, and which others are similar to one."""
+def same_files(dataset: Dataset, calibration: CalibrationSet) -> list[Path]:
+    """Which calibration images have the bytes of an evaluation image, whatever their name."""
+    known = set(dataset.image_hashes)
+    return [path for path, one in zip(calibration.paths, calibration.image_hashes, strict=True) if one in known]
+
+
+def look_alikes(dataset: Dataset, calibration: CalibrationSet) -> tuple[list[Path], list[Path]]:
+    """Which calibration images are scaled or re-encoded copies of an evaluation image, and which others are similar to
+    one. Raises :class:`InputError` for a file that is no image."""
+    evaluated = [image.path for image in dataset.images]
+    paths = calibration.paths
     with ThreadPoolExecutor(2) as pool:
         seen = np.stack(list(pool.map(fingerprint, evaluated)))
         mine = list(pool.map(fingerprint, paths))

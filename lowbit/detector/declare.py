@@ -36,6 +36,7 @@ from lowbit.detector.head import STRIDES, Hints
 from lowbit.schemes import CATALOGUE
 
 NAME = "lowbit.toml"
+_REMEDY = "docs/your-detector.md lists what can be declared."
 
 
 def _relative(path: Path, info: ValidationInfo) -> Path:
@@ -192,7 +193,12 @@ def load(folder: Path) -> Project:
     path = folder / NAME
     if not path.exists():
         return Project()
-    return toml.read(path, Project, "docs/your-detector.md lists what can be declared.", {"folder": folder})
+    return toml.read(path, Project, _REMEDY, {"folder": folder})
+
+
+def parse(folder: Path, text: str) -> Project:
+    """What :func:`load` would read, were ``text`` the folder's ``lowbit.toml``."""
+    return toml.parse(folder / NAME, text, Project, _REMEDY, {"folder": folder})
 
 
 class _OfToml(GenerateJsonSchema):

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from lowbit.bundled.data import calibration, validation
+from lowbit.detector import declare
 from tests.unit import toys
 from tests.unit.waiting import PATIENCE
 
@@ -55,7 +56,7 @@ def run_python(folder: Path, *arguments: str) -> str:
         text=True,
         timeout=PATIENCE,
         check=False,
-        env={**os.environ, "LOWBIT_STORE": str(folder / "store")},
+        env={**os.environ, "LOWBIT_STORE": str(folder / ".lowbit")},
     )
     assert done.returncode == 0, f"{arguments}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     return done.stdout
@@ -66,9 +67,24 @@ def test_commands_run(path: Path, block: str, project: Path) -> None:
     if path.stem in SLOW:
         # Its images are drawn once for all of these.
         for draw, count in ((validation, 200), (calibration, 64)):
-            draw(project / "store" / "data", count)
+            draw(project / ".lowbit" / "data", count)
+    if block.strip() == "lowbit init":
+        check_init(project)
+        return
     for command in block.strip().splitlines():
         run(project, command)
+
+
+def check_init(project: Path) -> None:
+    """It finds what the tutorial declares by hand, whose file is put aside: none is overwritten."""
+    written, aside = project / declare.NAME, project / "aside"
+    by_hand = declare.load(project).detectors["mine"]
+    written.rename(aside)
+    try:
+        run(project, "lowbit init")
+        assert declare.load(project).detectors["my"] == by_hand
+    finally:
+        aside.replace(written)
 
 
 def test_the_program_runs(project: Path) -> None:

@@ -26,7 +26,7 @@ ORDER = (
         "source",
         "worker",
     ),
-    *("data", "bundled", "runtime", "graph", "detector", "old_results", "results"),
+    *("data", "bundled", "runtime", "graph", "detector", "proposal", "old_results", "results"),
     *("measure", "sensitivity", "quantize", "capability", "store", "gate", "evaluate", "entries", "report", "cli"),
 )
 
