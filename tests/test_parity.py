@@ -31,7 +31,7 @@ def test_brevitas_own_graph_has_parity_or_is_refused(
     from brevitas.quant.scaled_int import Int8ActPerTensorFloat, Int8WeightPerChannelFloat
 
     from lowbit.detector import torch_module
-    from lowbit.quantize.qat import layers
+    from lowbit.quantize import brevitas_layers as layers
 
     try:
         detector = workbench.detector("yolov10n")

@@ -13,6 +13,7 @@ import pytest
 from lowbit import graph, runtime
 from lowbit.data.letterbox import InputSpec
 from lowbit.detector import heads
+from lowbit.graph import qcdq
 from lowbit.sensitivity import assignment, bit_allocation, fake_quant, layerwise
 from tests.unit import toys
 
@@ -110,7 +111,7 @@ def test_an_artifact_s_convolutions_are_imitated_one_by_one(floating: fake_quant
         alone = floating.imitating(name, fake_quant.rounded(floating.weight(name), "int8"), quantizer)
         wanted = floating.sqnr(floating.quantized({name: "int8"}, fake_quant.EIGHT_BIT_INPUTS))
         assert floating.sqnr(alone) == pytest.approx(wanted, abs=1e-3)
-    artifact = assignment.stored(floating, dtypes)
+    artifact = assignment.stored(floating, qcdq.at_opset(floating.model, qcdq.INT4_OPSET), dtypes)
     found = layerwise.sqnr_of_artifact(floating, artifact, progress=lambda _: None)
     assert found == {
         name: pytest.approx(floating.sqnr(floating.quantized({name: "int8"}, fake_quant.WEIGHTS_ONLY)), abs=1e-3)
@@ -124,7 +125,7 @@ KINDS = ("int4", "int8", "fp8", bit_allocation.FLOAT)
 def test_stored_weights_are_the_rounded_ones(floating: fake_quant.FloatGraph, tmp_path: Path) -> None:
     """Every dtype in the file is what was asked for, and computes what fake quantization does."""
     dtypes = dict(zip(floating.nodes, KINDS, strict=True))
-    stored = assignment.stored(floating, dtypes)
+    stored = assignment.stored(floating, qcdq.at_opset(floating.model, qcdq.INT4_OPSET), dtypes)
     found = {w.node: w.dtype for w in graph.structure(stored).weights}
     names = {"int4": "INT4", "int8": "INT8", "fp8": "FLOAT8E4M3FN", bit_allocation.FLOAT: "FLOAT"}
     assert found == {node: names[dtype] for node, dtype in dtypes.items()}
