@@ -204,7 +204,7 @@ def test_a_tail_that_differs_is_left_out(detector: Path, tmp_path: Path, monkeyp
     """The artifact is built with the model's own, and fp32-lean, which would be the export again, says why there is none."""
     job = job_of(detector, tmp_path, "int8-ort-minmax", calibration_method="minmax")
     assert ort.build(job)["left_out"] == []
-    anchors = decode_tail.anchor_points
+    anchors = decode_tail.anchor_points  # type: ignore[attr-defined] # replaced where it is called
     monkeypatch.setattr(
         decode_tail, "anchor_points", lambda *of: tuple(part * np.float32(1.01) for part in anchors(*of))
     )

@@ -142,7 +142,7 @@ def test_the_message_names_the_layer_and_what_mends_it(
     network: onnx.ModelProto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A runtime with a fault in its integer kernels: without them it computes what the graph says."""
-    wrong, opened = faults.scale_off_by_two(network, "conv1"), parity.open_session
+    wrong, opened = faults.scale_off_by_two(network, "conv1"), runtime.open_session
 
     def open_wrongly(path: Path, options: runtime.SessionOptions) -> runtime.Session:
         if options.optimized and ("session.disable_quant_qdq", "1") not in options.config:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import onnx
@@ -19,11 +20,11 @@ RNG = np.random.default_rng(0)
 def brevitas_like(values: np.ndarray, low: int = -8, high: int = 7, *, as_input: bool = True) -> onnx.ModelProto:
     """What Brevitas exports for one Conv: INT8 weight, Clip, DequantizeLinear, everything a graph input too."""
     channels = values.shape[0]
-    tensors = {
+    tensors: dict[str, Any] = {
         "w": values.astype(np.int8),
         "low": np.int8(low),
         "high": np.int8(high),
-        "s": RNG.uniform(0.01, 0.1, channels).astype(np.float32),
+        "s": np.asarray(RNG.uniform(0.01, 0.1, channels), np.float32),
         "z": np.zeros(channels, np.int8),
     }
     nodes = [

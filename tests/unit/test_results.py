@@ -94,7 +94,7 @@ def test_a_missing_file_is_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_run_ids_never_repeat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(results.time, "strftime", lambda *_: "20260101-000000")
+    monkeypatch.setattr("lowbit.results.time.strftime", lambda *_: "20260101-000000")
     made = []
     for _ in range(3):
         made.append(results.new_run_id(tmp_path))

@@ -91,10 +91,10 @@ def make_dataset(folder: Path, count: int = 6, stretch: tuple[int, int] = (1, 1)
         {"id": i + 1, "file_name": f"1-{i}.png", "width": SIZE * wide, "height": SIZE * high} for i in range(count)
     ]
     categories = [{"id": 1, "name": "red"}, {"id": 2, "name": "blue"}]
-    path = folder / "instances_toy.json"
+    listed = folder / "instances_toy.json"
     numbered = [{"id": number, **entry} for number, entry in enumerate(annotations, 1)]
-    path.write_text(json.dumps({"images": images, "annotations": numbered, "categories": categories}))
-    return path
+    listed.write_text(json.dumps({"images": images, "annotations": numbered, "categories": categories}))
+    return listed
 
 
 def make_calibration(folder: Path, count: int = 4) -> Path:
