@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -14,10 +15,13 @@ from lowbit.data.dataset import Dataset
 from lowbit.data.detections import Detections
 from lowbit.data.images import read_image
 from lowbit.measure.metrics import DEPLOYED_CONFIDENCE, ImageChange
-from lowbit.results import ChangedImage
+from lowbit.results import ChangedImage, Entry, Status
 
 # Two panels beside each other must fit a laptop's screen and a printed page.
 _PANEL = 420
+# What a page holds: images of an entry, bytes of one, and of all of them. A report is mailed, and kept by every job.
+_IMAGES, _IMAGE_BYTES, _PAGE_BYTES = 3, 28_000, 1_200_000
+_QUALITIES = (60, 35, 20)
 _INK, _PAPER = (20, 20, 20), (255, 255, 255)
 
 
@@ -57,6 +61,52 @@ def save(
             )
         )
     return records
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What the page shows of an entry's changed images: WebP files with what is to be said of each, and how many are left out."""
+
+    images: list[tuple[bytes, ChangedImage]]
+    left_out: int
+
+
+def embed(entries: Sequence[Entry], recommended: Sequence[bool], folder: Path) -> list[Shown | None]:
+    """What a page of these entries shows of their changed images: those of the ``recommended``, then of what failed or is
+    inconclusive, the largest drop first, within a fixed number of bytes for the whole page. None: no images to be shown.
+
+    ``folder``: the run's; files outside of it and what is no image are left out.
+    """
+    judged = (Status.FAILED, Status.ERROR, Status.INCONCLUSIVE)
+    found: list[Shown | None] = [None] * len(entries)
+    room = _PAGE_BYTES
+    for index in sorted(range(len(entries)), key=lambda n: (not recommended[n], -(entries[n].drop or 0.0))):
+        entry = entries[index]
+        if not entry.changed_images or not (recommended[index] or entry.status in judged):
+            continue
+        images = []
+        for image in entry.changed_images[:_IMAGES]:
+            data = _small(folder, image) if room >= _IMAGE_BYTES else None
+            if data is not None:
+                images.append((data, image))
+                room -= len(data)
+        found[index] = Shown(images, len(entry.changed_images) - len(images))
+    return found
+
+
+def _small(folder: Path, image: ChangedImage) -> bytes | None:
+    """A drawn image as WebP of at most ``_IMAGE_BYTES``, None for what is gone, elsewhere or no image."""
+    path = (folder / image.file).resolve()
+    pixels = cv2.imread(str(path)) if path.is_file() and path.is_relative_to(folder.resolve()) else None
+    while pixels is not None and min(pixels.shape[:2]) > 1:
+        for quality in _QUALITIES:
+            ok, data = cv2.imencode(".webp", pixels, [cv2.IMWRITE_WEBP_QUALITY, quality])
+            if not ok:
+                raise RuntimeError(f"OpenCV could not encode {path} as WebP")
+            if data.nbytes <= _IMAGE_BYTES:
+                return data.tobytes()
+        pixels = cv2.resize(pixels, None, fx=0.7, fy=0.7, interpolation=cv2.INTER_AREA)
+    return None
 
 
 def _panel(pixels: NDArray[np.uint8], found: Detections, names: tuple[str, ...], title: str) -> NDArray[np.uint8]:

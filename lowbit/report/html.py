@@ -1,16 +1,18 @@
-"""report.html: one self-contained file to decide by; no network, no script."""
+"""report.html: one self-contained file to decide by; one script, and a policy that keeps the page from the network."""
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import html
 from collections.abc import Sequence
-from itertools import groupby
+from importlib import resources
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
 from lowbit.gate import points
-from lowbit.report import pareto, svg, thresholds
+from lowbit.report import gallery, pareto, reasons, svg, thresholds
 from lowbit.report.summary import CUT, VERDICTS, disagreements, hosts, left_out, recommend, remarks, shipped
 from lowbit.results import BehaviourRecord, Entry, OperatingPointRecord, Results, Status, SweepRecord
 
@@ -26,44 +28,51 @@ def page(results: Results, folder: Path) -> str:
     )
     environment.filters.update(points=points, verdict=lambda status: VERDICTS[status].replace("*", ""))
     keyed = sorted(results.entries, key=lambda e: (e.detector, not e.on_default, e.provider))
-    sections = []
-    for (detector, provider), group in groupby(keyed, key=lambda e: (e.detector, e.provider)):
-        entries = [entry for entry in group if entry.status is not Status.SKIPPED]
-        if entries:
-            sections.append(_section(detector, provider, entries, folder))
+    groups = [list(group) for _, group in groupby(keyed, key=lambda e: (e.detector, e.provider))]
+    groups = [group for group in ([e for e in group if e.status is not Status.SKIPPED] for group in groups) if group]
+    best = [shipped(group) for group in groups]
+    recommended = [entry is one for group, one in zip(groups, best, strict=True) for entry in group]
+    images = iter(gallery.embed([entry for group in groups for entry in group], recommended, folder))
+    sections = [_section(group, one, list(islice(images, len(group)))) for group, one in zip(groups, best, strict=True)]
     bad = [e for e in results.entries if e.status in (Status.FAILED, Status.ERROR) and not e.expected_failure]
     skips: dict[str, list[str]] = {}
     for entry in results.entries:
         if entry.status is Status.SKIPPED:
-            skips.setdefault(entry.reason or "no reason given", []).append(f"{entry.scheme} ({entry.provider})")
+            skips.setdefault(reasons.explain(entry).what, []).append(f"{entry.scheme} ({entry.provider})")
+    script = resources.files("lowbit.report").joinpath("report.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return environment.get_template("report.html.j2").render(
+        script=script,
+        script_hash=f"sha256-{digest}",
         results=results,
         cut=CUT if results.cut else None,
         hosts=[line.removeprefix("- ") for line in hosts(results) if line],
         sections=sections,
-        bad=bad,
+        bad=[(entry, reasons.explain(entry)) for entry in bad],
         sweeps=[_sweep(sweep) for sweep in results.sweeps],
         skips=skips,
         packages=results.environment.get("packages", {}),
     )
 
 
-def _section(detector: str, provider: str, entries: Sequence[Entry], folder: Path) -> dict[str, Any]:
+def _section(entries: Sequence[Entry], best: Entry | None, images: Sequence[gallery.Shown | None]) -> dict[str, Any]:
     first = next((entry for entry in entries if entry.images), None)
-    best = shipped(entries)
+    said = (*(remark for entry in entries for remark in remarks(entry)), *left_out(entries))
     return {
-        "detector": detector,
-        "provider": provider,
+        "detector": entries[0].detector,
+        "provider": entries[0].provider,
         "on": f"{first.images} images of {first.dataset}" if first else "",
         # The sentences are Markdown for summary.md.
         "sentence": recommend(entries).replace("**", "").replace("`", ""),
         "entries": entries,
-        "remarks": [said.replace("`", "") for said in (*(r for e in entries for r in remarks(e)), *left_out(entries))],
-        "charts": [
-            chart
-            for chart in (_drops(entries), pareto.chart(entries, best.scheme if best else None), _layers(entries))
-            if chart
+        "reasons": [
+            (e.scheme, e.expected_failure or reasons.explain(e).what)
+            for e in entries
+            if (e.expected_failure or e.reason) and e.status is not Status.PASSED
         ],
+        "remarks": [reasons.without_paths(sentence.replace("`", "")) for sentence in said],
+        "pareto": pareto.chart(entries, best.scheme if best else None),
+        "charts": [chart for chart in (_drops(entries), _layers(entries)) if chart],
         "thresholds": [
             (entry.scheme, thresholds.advice(point), thresholds.details(point), _curves(point, entry.scheme))
             for entry in entries
@@ -71,7 +80,11 @@ def _section(detector: str, provider: str, entries: Sequence[Entry], folder: Pat
         ],
         "sizes": _by_size(entries),
         "classes": _by_class(entries),
-        "gallery": [(entry, _images(entry, folder)) for entry in entries if entry.changed_images],
+        "gallery": [
+            (entry.scheme, [(_url(data), image) for data, image in shown.images], shown.left_out)
+            for entry, shown in zip(entries, images, strict=True)
+            if shown
+        ],
     }
 
 
@@ -91,16 +104,8 @@ def _by_class(entries: Sequence[Entry], count: int = 8) -> list[tuple[str, list[
     return rows
 
 
-def _images(entry: Entry, folder: Path) -> list[tuple[str, str]]:
-    """Data URLs and captions; an image that is gone is left out."""
-    found = []
-    for image in entry.changed_images or []:
-        path = (folder / image.file).resolve()
-        if path.is_file() and path.is_relative_to(folder.resolve()):
-            data = base64.b64encode(path.read_bytes()).decode()
-            caption = f"{image.image}: {image.lost} objects lost, {image.gained} gained"
-            found.append((f"data:image/jpeg;base64,{data}", caption))
-    return found
+def _url(data: bytes) -> str:
+    return f"data:image/webp;base64,{base64.b64encode(data).decode()}"
 
 
 def _drops(entries: Sequence[Entry]) -> str:

@@ -148,9 +148,9 @@ def chart(entries: Sequence[Entry], shipped: str | None) -> str:
         draw, 8.2, 3.5 * len(panels), f"AP against {' and against '.join(panels)}; the table has the numbers"
     )
     caption = (
-        "Dark and named: what no other scheme beats in both, joined by the line; FP32; and what failed worst. Pale: what "
-        "another one beats. Circle: passed; diamond: inconclusive; cross: failed; triangle: beyond the edge, at the numbers "
-        "in brackets."
+        "Dark and named: what no other scheme beats in both, joined by the line; FP32; what is recommended; and what "
+        "failed worst. Pale: what another one beats. Circle: passed; diamond: inconclusive; cross: failed; triangle: "
+        "beyond the edge, at the numbers in brackets."
     )
     if nameless:
         caption += f" No room for the names of {', '.join(nameless)}."

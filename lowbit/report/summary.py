@@ -7,7 +7,7 @@ from itertools import groupby
 
 from lowbit.gate import points
 from lowbit.markdown import escape, table
-from lowbit.report import thresholds
+from lowbit.report import reasons, thresholds
 from lowbit.results import CrossCheck, EngineRecord, Entry, RankedLayer, Results, Status, SweepRecord
 from lowbit.runtime import PRECISE
 
@@ -101,8 +101,8 @@ def _section(detector: str, provider: str, entries: Sequence[Entry]) -> list[str
     lines = [f"## {escape(detector)} on {provider}{on}", "", recommend(entries), ""]
     lines += [*table(headings, "lrrrrrrl", rows), ""]
     for entry in entries:
-        why = entry.expected_failure or entry.reason
-        if why and entry.status is not Status.PASSED:
+        if (entry.expected_failure or entry.reason) and entry.status is not Status.PASSED:
+            why = entry.expected_failure or reasons.explain(entry).what
             lines.append(f"- `{escape(entry.scheme)}`: {escape(why.splitlines()[0])}")
     in_name_only = [f"`{escape(e.scheme)}`" for e in entries if _in_name_only(e)]
     if in_name_only:
@@ -268,14 +268,14 @@ def _sweeps(sweeps: Sequence[SweepRecord], top: int = 3) -> list[str]:
 
 
 def _skips(entries: Sequence[Entry]) -> list[str]:
-    reasons: dict[str, list[str]] = {}
+    found: dict[str, list[str]] = {}
     for entry in entries:
         if entry.status is Status.SKIPPED:
-            reasons.setdefault(entry.reason or "no reason given", []).append(f"{entry.scheme} ({entry.provider})")
-    if not reasons:
+            found.setdefault(reasons.explain(entry).what, []).append(f"{entry.scheme} ({entry.provider})")
+    if not found:
         return []
     lines = ["## Skipped", ""]
-    lines += [f"- {escape(reason)}: {escape(', '.join(names))}" for reason, names in reasons.items()]
+    lines += [f"- {escape(reason)}: {escape(', '.join(names))}" for reason, names in found.items()]
     return [*lines, ""]
 
 

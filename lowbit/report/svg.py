@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import html
 import io
+import re
 from collections.abc import Callable
 from typing import Any
 
 
 def render(draw: Callable[[Any], None], width: float, height: float, label: str) -> str:
     """An ``<svg>`` element of what ``draw(figure)`` draws. ``width``, ``height``: inches; ``label``: what a screen reader says."""
-    import html
-
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -31,4 +31,6 @@ def render(draw: Callable[[Any], None], width: float, height: float, label: str)
         stream = io.StringIO()
         figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
     text = stream.getvalue()
+    # A hundredth of a point is finer than any screen.
+    text = re.sub(r' d="[^"]*"', lambda found: re.sub(r"(\.\d\d)\d+", r"\1", found[0]), text)
     return text[text.index("<svg") :].replace("<svg", f'<svg role="img" aria-label="{html.escape(label)}"', 1)

@@ -36,7 +36,7 @@ LOG = "/home/runner/work/lowbit/lowbit/.lowbit/store/failed/8e23350ab2a28adb.log
 
 def catalogue_run(folder: Path, schemes: int = 25, status: Status | None = None, pictures: int = 0) -> Results:
     """fp32 and ``schemes`` others on one detector. ``status``: of all of them; ``pictures``: changed images of each, noise,
-    which no format compresses well, as large as the gallery's."""
+    which no format compresses well: each takes as many bytes as the gallery's own."""
     random = np.random.default_rng(7)
     entries = [_entry("fp32", 0.0, 1.0, 9.2, Status.PASSED, random)]
     entries[0].operating_point = None
@@ -143,7 +143,7 @@ def _pictures(folder: Path, scheme: str, count: int, random: np.random.Generator
     for number in range(count):
         file = f"images/{scheme}-{number}.jpg"
         (folder / "images").mkdir(parents=True, exist_ok=True)
-        pixels = random.integers(0, 256, (630, 846, 3), np.uint8)
+        pixels = random.integers(0, 256, (220, 300, 3), np.uint8)
         assert cv2.imwrite(str(folder / file), pixels, [cv2.IMWRITE_JPEG_QUALITY, 80])
         made.append(ChangedImage(file=file, image=f"{number:012d}.jpg", lost=4, gained=1))
     return made
