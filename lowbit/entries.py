@@ -93,6 +93,7 @@ def scored(case: Case, evaluation: Evaluation) -> Entry:
         map_pycocotools=evidence.checked.map,
         map50_pycocotools=evidence.checked.map50,
         host=host.name(with_gpu=case.runtime.gpu),
+        measured=evidence.when,
         drop=evidence.drop,
         drop_ci=evidence.interval,
         drops=evidence.drops,

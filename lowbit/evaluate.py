@@ -11,11 +11,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from lowbit import capability, gate, graph, runtime
+from lowbit import capability, gate, graph, host, runtime
 from lowbit.artifact import Artifact
 from lowbit.data.dataset import Dataset
 from lowbit.data.detections import Detections
@@ -26,8 +27,7 @@ from lowbit.data.load import load_data, load_images, load_unlabelled
 from lowbit.data.pseudo_labels import labelled_by
 from lowbit.detector import Detector, declare, registry
 from lowbit.errors import InputError, UnavailableError
-from lowbit.measure import emulation, pycocotools_check
-from lowbit.measure.executed_kernels import kernels
+from lowbit.measure import emulation, executed_kernels, parity, predict, pycocotools_check
 from lowbit.measure.metrics import (
     DEPLOYED_CONFIDENCE,
     Accuracy,
@@ -38,13 +38,14 @@ from lowbit.measure.metrics import (
     worst_class,
 )
 from lowbit.measure.operating_point import OperatingPoint, operating_point
-from lowbit.measure.parity import IMAGES, Parity, check_parity
-from lowbit.measure.predict import predict
+from lowbit.measure.parity import Parity
 from lowbit.progress import Progress, Step
 from lowbit.quantize import tool
 from lowbit.runtime import Kernels, Runtime, Session
 from lowbit.schemes import CATALOGUE, Scheme, find_scheme, origins
+from lowbit.store.code import code_of
 from lowbit.store.key import BuildRequest
+from lowbit.store.measured import Measured, Measurement
 from lowbit.store.requests import export_request, graph_request, torch_request, widened_request
 from lowbit.store.store import Store
 
@@ -90,13 +91,14 @@ def reference_of(case: Case) -> Case:
 class Evidence:
     """What one artifact saw on the data set, scored, and how it differs from FP32 on the same runtime.
 
-    ``checked``: pycocotools' AP of the same detections. ``operating_point``: None for FP32 itself, and where its own
+    ``checked``: pycocotools' AP of the same detections. ``when`` the detections were made, UTC. ``operating_point``: None for FP32 itself, and where its own
     detections are the objects: its precision is 1 by definition there.
     """
 
     accuracy: Accuracy
     checked: pycocotools_check.Checked
     detections: dict[int, Detections]
+    when: str
     drops: dict[str, float]
     worst_class: str
     class_drops: dict[str, float]
@@ -143,8 +145,10 @@ class Given:
 class Evaluation:
     """What is known of any number of cases. Methods are cached: asking twice costs nothing."""
 
-    def __init__(self, store: Store, given: Given, progress: Progress) -> None:
+    def __init__(self, store: Store, given: Given, progress: Progress, *, remeasure: bool = False) -> None:
+        """``remeasure``: measure again what an earlier run did with the same artifact, data, runtime and processor."""
         self.store, self.given, self.progress = store, given, progress
+        self.measured = Measured(store.root / "measured", again=remeasure)
         self._notes: dict[str, None] = {}
         # Bound per instance, so that the caches end with it.
         self.detector = cache(self._detector)
@@ -237,7 +241,7 @@ class Evaluation:
         if dataset.labelled:
             return dataset
         seen = self.detections(Case(name, CATALOGUE["fp32"], runtime.find_runtime(runtime.DEFAULT)))
-        return labelled_by(dataset, seen, DEPLOYED_CONFIDENCE, self.store.data)
+        return labelled_by(dataset, seen.value, DEPLOYED_CONFIDENCE, self.store.data)
 
     def _calibration(self, name: str) -> CalibrationSet:
         given = self.given.calibration
@@ -327,13 +331,42 @@ class Evaluation:
         return runtime.open_session(self.deployed(case).path, options)
 
     def _kernels(self, case: Case) -> Kernels:
-        return kernels(self.deployed(case).path, self.options(case), self.inputs(case.detector, 1)[0])
+        path, options = self.deployed(case).path, self.options(case)
+        return self.measured.value(
+            "kernels",
+            self.depends(case, options, executed_kernels),
+            Kernels,
+            lambda: executed_kernels.kernels(path, options, self.inputs(case.detector, 1)[0]),
+        ).value
 
-    def _detections(self, case: Case) -> dict[int, Detections]:
+    def depends(self, case: Case, options: runtime.SessionOptions, *modules: ModuleType) -> dict[str, Any]:
+        """What a measurement of a case depends on. ``modules``: those that measure; the runtime's and the head's are among
+        them always."""
+        detector = self.detector(case.detector)
+        code = code_of(
+            *(one.__name__ for one in modules), type(case.runtime).__module__, type(detector.head).__module__
+        )
+        return {
+            "artifact": self.deployed(case).sha256,
+            "head": detector.head.as_json(),
+            "input": [*detector.input.sides, detector.input.preprocessing],
+            "dataset": self.dataset(case.detector).digest,
+            "runtime": case.runtime.name,
+            "options": options.as_json(),
+            "host": host.name(with_gpu=case.runtime.gpu),
+            "code": code.digest,
+            "packages": {**code.packages, **{name: host.package_version(name) for name in case.runtime.packages}},
+        }
+
+    def _detections(self, case: Case) -> Measurement[dict[int, Detections]]:
         path, deployed = self.deployed(case).path, self.options(case)
         options = case.runtime.for_many(deployed)
-        session = self.session(case) if options == deployed else runtime.open_session(path, options)
-        return self.seen_by(session, case.detector, case.id, in_turns=case.runtime.in_turns)
+
+        def measure() -> dict[int, Detections]:
+            session = self.session(case) if options == deployed else runtime.open_session(path, options)
+            return self.seen_by(session, case.detector, case.id, in_turns=case.runtime.in_turns)
+
+        return self.measured.detections(self.depends(case, options, predict), measure)
 
     def seen_by(self, session: Session, name: str, title: str, *, in_turns: bool = False) -> dict[int, Detections]:
         """What a session sees on a detector's data set, by image id. ``title``: for the progress; ``in_turns``: as for
@@ -343,7 +376,7 @@ class Evaluation:
             self.progress(Step(f"{title}: evaluating", done, total, "images"))
 
         detector, dataset = self.detector(name), self.dataset(name)
-        return predict(session, detector.head, dataset, detector.input, progress, in_turns=in_turns)
+        return predict.predict(session, detector.head, dataset, detector.input, progress, in_turns=in_turns)
 
     def score(self, name: str, found: dict[int, Detections]) -> tuple[Accuracy, pycocotools_check.Checked]:
         """The accuracy of detections on a detector's data set, and pycocotools' AP of them.
@@ -356,15 +389,9 @@ class Evaluation:
 
     def _evidence(self, case: Case) -> Evidence:
         # Before accuracy is measured: a number from a session that computes something else means nothing.
-        parity = check_parity(
-            self.deployed(case).path,
-            self.session(case),
-            self.options(case),
-            self.detector(case.detector).head,
-            self.inputs(case.detector, IMAGES, objects=True),
-        )
-        found, dataset = self.detections(case), self.truth(case.detector)
-        accuracy, checked = self.score(case.detector, found)
+        guard = self._parity(case)
+        seen, dataset = self.detections(case), self.truth(case.detector)
+        accuracy, checked = self.score(case.detector, seen.value)
         reference = accuracy if case.scheme.id == "fp32" else self.evidence(reference_of(case)).accuracy
         images, point = len(dataset.images), None
         if reference is not accuracy and self.dataset(case.detector).labelled:
@@ -372,14 +399,24 @@ class Evaluation:
         return Evidence(
             accuracy,
             checked,
-            found,
+            seen.value,
+            seen.when,
             compare(reference, accuracy),
             worst_class(reference, accuracy)[0],
             class_drops(reference, accuracy),
             (0.0, 0.0) if reference is accuracy else drop_interval(reference, accuracy, images),
-            parity,
+            guard,
             point,
         )
+
+    def _parity(self, case: Case) -> Parity:
+        path, options = self.deployed(case).path, self.options(case)
+
+        def measure() -> Parity:
+            inputs = self.inputs(case.detector, parity.IMAGES, objects=True)
+            return parity.check_parity(path, self.session(case), options, self.detector(case.detector).head, inputs)
+
+        return self.measured.value("parity", self.depends(case, options, parity), Parity, measure).value
 
     def verdict(self, case: Case, limits: dict[str, float], *, inconclusive: str = "warn") -> gate.Verdict:
         """What the gate says of a case. ``limits``: as :func:`lowbit.gate.absolute` gives them; ``inconclusive``: as

@@ -226,7 +226,8 @@ class Entry(_Model):
     """One scheme on one detector and one provider. mAP and drop are fractions (0.5 points is 0.005).
 
     ``weights``: SHA-256 of the detector's. ``dataset_classes``: the data set's category id of every class index, -1 for one that it does not have. ``host``: the
-    machine that accuracy was measured on, by :func:`lowbit.host.name`; that of a timing is ``latency.host``.
+    machine that accuracy was measured on, by :func:`lowbit.host.name`; that of a timing is ``latency.host``. ``measured``:
+    when, UTC; earlier than the run where the run found what an earlier one had measured.
     ``map_pycocotools`` and ``map50_pycocotools``: pycocotools' on the same detections, within 1e-6 of ``map`` and ``map50``.
     ``layer_sqnr``: the raw head's SQNR in dB with one convolution alone quantized, where the scheme measured it.
     ``operating_point``: null for FP32 itself, and where nobody labelled the images.
@@ -236,6 +237,7 @@ class Entry(_Model):
     scheme: str
     provider: str = DEFAULT
     host: str | None = None
+    measured: str | None = None
     weights: str | None = None
     dataset: str | None = None
     dataset_file: str | None = None

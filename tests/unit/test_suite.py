@@ -157,7 +157,7 @@ def test_progress_is_shown_past_the_capture_and_taken_away(toy: Toy, monkeypatch
     ours, theirs = pty.openpty()
     monkeypatch.delenv("CI", raising=False)
     monkeypatch.setenv("TERM", "xterm")
-    arguments = "tests/test_accuracy.py", "-k", FLOAT
+    arguments = "tests/test_accuracy.py", "-k", FLOAT, "--remeasure"
     seen: list[bytes] = []
     reader = threading.Thread(target=lambda: seen.extend(iter(lambda: _read(ours), b"")))
     reader.start()
