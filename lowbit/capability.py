@@ -16,7 +16,8 @@ def missing(scheme: Scheme, runtime: Runtime) -> str | None:
 
 def form(scheme: Scheme) -> Form:
     """What a scheme's artifact asks of a runtime."""
-    return Form(scheme.precision, scheme.weight_bits, scheme.activation_bits, tool(scheme.tool).promises.symmetric)
+    promised = tool(scheme.tool).promised(scheme.settings)
+    return Form(scheme.precision, scheme.weight_bits, scheme.activation_bits, promised.symmetric)
 
 
 def _unmet_need(scheme: Scheme) -> str | None:

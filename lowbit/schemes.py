@@ -169,6 +169,16 @@ CATALOGUE = _catalogue(
         )
         for count in (0, 5, 10, 20)
     ),
+    *(
+        Scheme(
+            f"{start}-fp16",
+            start.split("-")[0],
+            "half",
+            f"the weights and scales of {start}, the rest in half precision, decode tail in float; for TensorRT",
+            {"start": start},
+        )
+        for start in ("int8-modelopt-entropy", "fp8-modelopt-k0")
+    ),
     Scheme(
         "int8-ort-minmax",
         "int8",
@@ -208,6 +218,7 @@ CATALOGUE = _catalogue(
     ),
     _brevitas("w8a16-brevitas", "8-bit weights per channel, float activations: the pipeline's self-test"),
     _brevitas("w8a8-brevitas", "8-bit weights per channel, 8-bit inputs of convolutions"),
+    _brevitas("w8a8-brevitas-symmetric", "the same with signed inputs of zero point 0, for TensorRT", symmetric=True),
     _brevitas("w4a16-brevitas-tensor", "4-bit weights, one scale a tensor: the naive reference", scales="tensor"),
     _brevitas("w4a8-brevitas-tensor", "the same with 8-bit inputs", scales="tensor"),
     _brevitas("w4a16-brevitas-channel", "4-bit weights, least-squares scales per channel, rounded to nearest"),

@@ -85,7 +85,8 @@ def test_convolutions_are_quantized(case: Case, artifact: Artifact, quantized: S
 def test_activation_dtype(case: Case, quantized: Structure) -> None:
     """ONNX Runtime's CPU kernels want unsigned activations, TensorRT wants signed symmetric ones."""
     found = set(quantized.input_dtypes)
-    allowed = {"FLOAT8E4M3FN"} if case.scheme.precision == "fp8" else tool(case.scheme.tool).promises.activations
+    promised = tool(case.scheme.tool).promised(case.scheme.settings)
+    allowed = {"FLOAT8E4M3FN"} if case.scheme.precision == "fp8" else promised.activations
     assert (bool(found) and found <= allowed) if case.scheme.activation_bits == 8 else not found
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,12 @@ class Tool:
     needs: Mapping[str, str] = field(default_factory=dict)
     packages: tuple[str, ...] = ()
     crosscheck: bool = False
+
+    def promised(self, settings: Mapping[str, Any]) -> Promises:
+        """What artifacts of these settings hold: ``symmetric`` among them makes activations INT8 with zero point 0."""
+        if settings.get("symmetric"):
+            return replace(self.promises, symmetric=True, activations=frozenset({"INT8"}))
+        return self.promises
 
 
 class CalibrationReader:

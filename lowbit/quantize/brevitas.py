@@ -1,8 +1,8 @@
 """Brevitas (https://github.com/Xilinx/brevitas): quantized in torch, exported as a QCDQ ONNX graph.
 
 Settings: ``weight_bits`` (8, 4); ``activation_bits`` (16: the inputs of convolutions stay in floating point, 8: they
-are unsigned with a zero point); ``inputs`` (their ranges: Brevitas' percentiles, or ``whole-range`` for the whole range
-seen in neck and head); ``scales`` (``tensor``, ``channel``: per output channel, by least squares); one of
+are unsigned with a zero point, or, if ``symmetric``, signed without one, as TensorRT takes them); ``inputs`` (their
+ranges: Brevitas' percentiles, or ``whole-range`` for the whole range seen in neck and head); ``scales`` (``tensor``, ``channel``: per output channel, by least squares); one of
 :data:`lowbit.quantize.mixed.SETTINGS` (which convolutions keep 8-bit weights, by the graph's own noise; none without);
 ``gptq`` (how many calibration images :mod:`lowbit.quantize.gptq` uses; not applied without);
 ``recovery`` (:class:`lowbit.quantize.qat.plan.Plan`'s fields, ``reach``, how many steps a weight may move, half a step

@@ -11,7 +11,7 @@ import brevitas.nn as qnn
 import numpy as np
 import onnx
 import torch
-from brevitas.quant.scaled_int import Int8WeightPerChannelFloatMSE, Int8WeightPerTensorFloat
+from brevitas.quant.scaled_int import Int8ActPerTensorFloat, Int8WeightPerChannelFloatMSE, Int8WeightPerTensorFloat
 from brevitas.quant.shifted_scaled_int import ShiftedUint8ActPerTensorFloat
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
@@ -69,6 +69,7 @@ def quantize_convolutions(network: RawHead, settings: Mapping[str, Any], eight: 
     weights. Only the quantized layers' parameters are trainable.
     """
     network.requires_grad_(False)
+    inputs = Int8ActPerTensorFloat if settings.get("symmetric") else ShiftedUint8ActPerTensorFloat
     for name, conv in convolutions(network).items():
         layer = qnn.QuantConv2d(
             conv.in_channels,
@@ -80,7 +81,7 @@ def quantize_convolutions(network: RawHead, settings: Mapping[str, Any], eight: 
             groups=conv.groups,
             bias=conv.bias is not None,
             weight_quant=_WEIGHTS[8 if name in eight else settings["weight_bits"], settings["scales"]],
-            input_quant=ShiftedUint8ActPerTensorFloat if settings["activation_bits"] == 8 else None,
+            input_quant=inputs if settings["activation_bits"] == 8 else None,
         )
         layer.weight.data.copy_(conv.weight.data)
         if conv.bias is not None:
@@ -146,6 +147,10 @@ class _Range:
         """Make it the range that is quantized."""
         self._hook.remove()
         quantizer = self._layer.input_quant.fused_activation_quant_proxy.tensor_quant
+        if self._layer.input_quant.is_signed:
+            # What is learnt is 128 steps, and the largest integer is 127.
+            quantizer.scaling_impl.value.data.fill_(max(-self._low, self._high) * 128 / 127)
+            return
         quantizer.scaling_impl.value.data.fill_(self._high - self._low)
         quantizer.zero_point_impl.value.data.fill_(self._low)
 
