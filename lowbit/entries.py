@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 from lowbit import host
 from lowbit.errors import LowbitError, UnavailableError
 from lowbit.evaluate import Case, Evaluation
-from lowbit.gate import Verdict
+from lowbit.gate import WARN, Policy, Verdict
 from lowbit.measure.latency import Batched, EndToEnd, Speedup, Timing
 from lowbit.measure.parity import Parity
 from lowbit.results import (
@@ -95,7 +95,8 @@ def scored(case: Case, evaluation: Evaluation) -> Entry:
         host=host.name(with_gpu=case.runtime.gpu),
         measured=evidence.when,
         drop=evidence.drop,
-        drop_ci=evidence.interval,
+        drop_ci=evidence.uncertainty.interval,
+        drop_bounds=evidence.uncertainty.bounds,
         drops=evidence.drops,
         worst_class=evidence.worst_class,
         class_drops=evidence.class_drops,
@@ -140,7 +141,7 @@ def judged(case: Case, verdict: Verdict, threshold: float) -> Entry:
     return part(case, status=verdict.status, reason=verdict.reason or None, threshold=threshold)
 
 
-def entry(case: Case, evaluation: Evaluation, limits: dict[str, float], *, inconclusive: str = "warn") -> Entry:
+def entry(case: Case, evaluation: Evaluation, limits: dict[str, float], *, inconclusive: Policy = WARN) -> Entry:
     """The whole flow: a case to its entry, but for timings. ``limits`` and ``inconclusive``: as for
     :meth:`lowbit.evaluate.Evaluation.verdict`.
 

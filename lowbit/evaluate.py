@@ -31,10 +31,11 @@ from lowbit.measure import emulation, executed_kernels, parity, predict, pycocot
 from lowbit.measure.metrics import (
     DEPLOYED_CONFIDENCE,
     Accuracy,
+    DropInterval,
     class_drops,
     compare,
-    drop_interval,
     evaluate,
+    uncertainty,
     worst_class,
 )
 from lowbit.measure.operating_point import OperatingPoint, operating_point
@@ -102,7 +103,7 @@ class Evidence:
     drops: dict[str, float]
     worst_class: str
     class_drops: dict[str, float]
-    interval: tuple[float, float]
+    uncertainty: DropInterval
     parity: Parity
     operating_point: OperatingPoint | None
 
@@ -404,7 +405,7 @@ class Evaluation:
             compare(reference, accuracy),
             worst_class(reference, accuracy)[0],
             class_drops(reference, accuracy),
-            (0.0, 0.0) if reference is accuracy else drop_interval(reference, accuracy, images),
+            DropInterval((0.0, 0.0), (0.0, 0.0)) if reference is accuracy else uncertainty(reference, accuracy, images),
             guard,
             point,
         )
@@ -418,7 +419,7 @@ class Evaluation:
 
         return self.measured.value("parity", self.depends(case, options, parity), Parity, measure).value
 
-    def verdict(self, case: Case, limits: dict[str, float], *, inconclusive: str = "warn") -> gate.Verdict:
+    def verdict(self, case: Case, limits: dict[str, float], *, inconclusive: gate.Policy = gate.WARN) -> gate.Verdict:
         """What the gate says of a case. ``limits``: as :func:`lowbit.gate.absolute` gives them; ``inconclusive``: as
         for :func:`lowbit.gate.decide`."""
         evidence, dataset = self.evidence(case), self.truth(case.detector)
@@ -427,7 +428,8 @@ class Evaluation:
         return gate.judge(
             limits,
             evidence.drops,
-            evidence.interval,
+            evidence.uncertainty.interval,
+            evidence.uncertainty.bounds,
             self.kernels(case).int8_mac_fraction if case.on_default else None,
             # Of other runtimes a share of MACs in integer kernels is not asked.
             kernels_hidden=not case.on_default,

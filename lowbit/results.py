@@ -17,7 +17,7 @@ from lowbit import files, host, old_results
 from lowbit.errors import InputError
 from lowbit.runtime import DEFAULT, runtimes
 
-SCHEMA = 10
+SCHEMA = 11
 
 
 class Status(StrEnum):
@@ -230,6 +230,7 @@ class Entry(_Model):
     when, UTC; earlier than the run where the run found what an earlier one had measured.
     ``map_pycocotools`` and ``map50_pycocotools``: pycocotools' on the same detections, within 1e-6 of ``map`` and ``map50``.
     ``layer_sqnr``: the raw head's SQNR in dB with one convolution alone quantized, where the scheme measured it.
+    ``drop_ci``: two-sided, 95 %; ``drop_bounds``: the one-sided 95 % bounds, lower and upper, that the verdict is decided by.
     ``operating_point``: null for FP32 itself, and where nobody labelled the images.
     """
 
@@ -260,6 +261,7 @@ class Entry(_Model):
     miss_rate: float | None = None
     drop: float | None = None
     drop_ci: tuple[float, float] | None = None
+    drop_bounds: tuple[float, float] | None = None
     drops: dict[str, float] | None = None
     worst_class: str | None = None
     class_drops: dict[str, float] | None = None

@@ -175,7 +175,9 @@ class Gate(toml.Table):
     expected_failures: _Path | None = Field(default=None, description="Your expected failures, with what was measured.")
     inconclusive: Literal["pass", "fail", "warn"] | None = Field(
         default=None,
-        description="The verdict where the confidence interval holds the threshold. warn: the point estimate decides.",
+        description="What an inconclusive verdict does, where the one-sided 95 % bounds of the drop lie on both sides of the "
+        "threshold. warn: the point estimate decides; fail: it stops the merge; pass: it does not. Default: fail where CI=true, "
+        "else warn.",
     )
 
 

@@ -3,16 +3,20 @@
 from lowbit.gate.expected import MAP_TEST, ExpectedFailure, load_expected_failures
 from lowbit.gate.judging import judge, judge_reference
 from lowbit.gate.limits import Thresholds, absolute, broken_limits, load_thresholds
+from lowbit.gate.policy import WARN, Policy, default_policy
 from lowbit.gate.verdict import Verdict, decide, points
 
 __all__ = [
     "MAP_TEST",
+    "WARN",
     "ExpectedFailure",
+    "Policy",
     "Thresholds",
     "Verdict",
     "absolute",
     "broken_limits",
     "decide",
+    "default_policy",
     "judge",
     "judge_reference",
     "load_expected_failures",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lowbit.gate.limits import broken_limits
+from lowbit.gate.policy import WARN, Policy
 from lowbit.gate.verdict import Verdict, decide
 from lowbit.results import Status
 
@@ -16,18 +17,19 @@ def judge(
     limits: dict[str, float],
     drops: dict[str, float],
     interval: tuple[float, float],
+    bounds: tuple[float, float],
     int8_macs: float | None,
     *,
     kernels_hidden: bool = False,
     size_bytes: int | None = None,
-    inconclusive: str = "warn",
+    inconclusive: Policy = WARN,
     images: int | None = None,
 ) -> Verdict:
     """The verdict on a scheme, from everything that was measured of it: :func:`decide` for mAP, then every other limit.
 
     ``limits``: by :func:`lowbit.gate.absolute`. What does not let a merge through has failed, whatever its interval says.
     """
-    decision = decide(drops["map"], interval, limits["map"], inconclusive, images)
+    decision = decide(drops["map"], interval, bounds, limits["map"], inconclusive, images)
     broken = broken_limits(limits, drops, int8_macs, kernels_hidden=kernels_hidden, size_bytes=size_bytes)
     if decision.allowed and not broken:
         return decision

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from lowbit.gate.policy import WARN, Policy
 from lowbit.results import Status
 
 
@@ -24,31 +25,41 @@ class Verdict:
 
 
 def decide(
-    drop: float, interval: tuple[float, float], threshold: float, inconclusive: str = "warn", images: int | None = None
+    drop: float,
+    interval: tuple[float, float],
+    bounds: tuple[float, float],
+    threshold: float,
+    inconclusive: Policy = WARN,
+    images: int | None = None,
 ) -> Verdict:
-    """Judge a drop (fractions of mAP), measured on ``images`` images, by its 95 % interval.
+    """Judge a drop (fractions of mAP), measured on ``images`` images, by two one-sided tests at the 5 % level.
 
-    Passed when the whole interval is within the threshold, failed when all of it is beyond, else inconclusive:
-    ``inconclusive`` then lets it through (``pass``), stops it (``fail``) or follows the point estimate (``warn``).
+    ``interval``: its two-sided 95 % interval, which is said and decides nothing; ``bounds``: its one-sided 95 % bounds, lower
+    and upper. Passed when the upper bound is within the threshold (that the drop is larger is rejected), failed when the
+    lower bound is beyond it (that the drop is within is rejected), else inconclusive, and ``inconclusive`` decides.
     """
-    low, high = interval
-    said = f"drop {points(drop)} [{points(low)}, {points(high)}] points, threshold {points(threshold)}"
+    low, high = bounds
+    said = f"drop {points(drop)} points, 95 % CI [{points(interval[0])}, {points(interval[1])}], threshold {points(threshold)}"
     if high <= threshold:
-        return Verdict(Status.PASSED, True, (said,))
+        return Verdict(
+            Status.PASSED, True, (f"{said}: at most {points(high)} by the one-sided 95 % bound, which decides",)
+        )
     if low > threshold:
-        return Verdict(Status.FAILED, False, (said,))
-    allowed = {"pass": True, "fail": False, "warn": drop <= threshold}[inconclusive]
-    by = "the point estimate decides" if inconclusive == "warn" else f"--inconclusive={inconclusive} decides"
-    settle = f"; {_settling(drop, interval, threshold, images)} would settle it" if images else ""
-    return Verdict(Status.INCONCLUSIVE, allowed, (f"{said}: the 95 % CI contains the threshold, {by}{settle}",))
+        return Verdict(
+            Status.FAILED, False, (f"{said}: at least {points(low)} by the one-sided 95 % bound, which decides",)
+        )
+    between = f"the one-sided 95 % bounds, {points(low)} and {points(high)}, lie on both sides of the threshold"
+    settle = f"; {_settling(drop, bounds, threshold, images)} would settle it" if images else ""
+    allowed = inconclusive.allows(drop <= threshold)
+    return Verdict(Status.INCONCLUSIVE, allowed, (f"{said}: {between}, {inconclusive.said}{settle}",))
 
 
-def _settling(drop: float, interval: tuple[float, float], threshold: float, images: int) -> str:
-    """How many images like these make the interval leave the threshold out, if the drop stays what it is.
+def _settling(drop: float, bounds: tuple[float, float], threshold: float, images: int) -> str:
+    """How many images like these make the bounds leave the threshold out, if the drop stays what it is.
 
-    The interval's half on the threshold's side shrinks with the square root of the number of images.
+    A bound's distance from the drop shrinks with the square root of the number of images.
     """
-    side = interval[1] - drop if drop <= threshold else drop - interval[0]
+    side = bounds[1] - drop if drop <= threshold else drop - bounds[0]
     distance = abs(threshold - drop)
     needed = images * (side / distance) ** 2 if distance > 0 else math.inf
     return f"about {math.ceil(needed / 10) * 10} images" if needed < 100_000 else "no practical number of images"

@@ -193,7 +193,7 @@ def recommend(entries: Sequence[Entry]) -> str:
         why = "none of those within their threshold is faster than FP32 here" if timed else "latency was not measured"
         said = f"**`{escape(best.scheme)}`** loses least; {why}"
     if best.status is Status.INCONCLUSIVE:
-        said += "; the 95 % CI contains the threshold, so judge it on more images first"
+        said += "; its one-sided 95 % bounds lie on both sides of a limit, so judge it on more images first"
     return f"{said}. {_price(best, entries)}"
 
 

@@ -26,15 +26,17 @@ class Toy:
         self.calibration = toys.make_calibration(folder / "calibration")
 
     def pytest(
-        self, *arguments: str | Path, stdout: int = subprocess.PIPE, **replace: Path
+        self, *arguments: str | Path, stdout: int = subprocess.PIPE, ci: bool = False, **replace: Path
     ) -> subprocess.CompletedProcess[str]:
         given = {"detector": self.detector, "dataset": self.dataset, "calibration": self.calibration, **replace}
         options = [f"--{name}={value}" for name, value in given.items()]
         folders = [f"--store={self.folder / 'store'}", f"--runs={self.folder / 'runs'}"]
         command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options, *folders, *map(str, arguments)]
         # The session is its own, also when a worker of another one runs this test.
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
-        environment = {**kept, "GITHUB_STEP_SUMMARY": str(self.folder / "step.md")}
+        kept = {
+            name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST") and name != "CI"
+        }
+        environment = {**kept, **({"CI": "true"} if ci else {}), "GITHUB_STEP_SUMMARY": str(self.folder / "step.md")}
         return subprocess.run(
             command,
             cwd=ROOT,

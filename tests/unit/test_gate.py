@@ -8,9 +8,26 @@ import pytest
 
 from lowbit.detector import find_detector
 from lowbit.errors import InputError
-from lowbit.gate import absolute, broken_limits, decide, judge, load_expected_failures, load_thresholds
+from lowbit.gate import (
+    Policy,
+    absolute,
+    broken_limits,
+    decide,
+    default_policy,
+    judge,
+    load_expected_failures,
+    load_thresholds,
+)
+from lowbit.gate.policy import STRICT, Choice
 from lowbit.results import Status
 from lowbit_pytest.options import HERE
+
+# An interval and one-sided bounds within any threshold.
+NARROW = (-0.001, 0.001), (-0.0009, 0.0009)
+
+
+def rule(choice: Choice) -> Policy:
+    return Policy(choice, f"--inconclusive={choice}")
 
 
 def test_broken_limits_are_said_one_by_one() -> None:
@@ -39,23 +56,23 @@ def test_a_share_of_fp32_is_a_drop_and_the_stricter_limit_counts(tmp_path: Path)
 def test_a_file_that_is_too_large_has_failed() -> None:
     limits = {"map": 0.01, "max_bytes": 100}
     for size, status in ((100, Status.PASSED), (101, Status.FAILED)):
-        verdict = judge(limits, {"map": 0.0}, (-0.001, 0.001), None, size_bytes=size)
+        verdict = judge(limits, {"map": 0.0}, *NARROW, None, size_bytes=size)
         assert verdict.status is status
     assert verdict.reason == "the artifact has 101 bytes, at most 100 are allowed"
 
 
 def test_a_limit_on_what_was_not_measured_is_broken() -> None:
     limits = {"map": 0.01, "map_small": 0.05, "int8_macs": 0.9}
-    verdict = judge(limits, {"map": 0.0}, (-0.001, 0.001), None)
+    verdict = judge(limits, {"map": 0.0}, *NARROW, None)
     assert (verdict.status, verdict.allowed) == (Status.FAILED, False)
     assert len(verdict.reasons) == 2 and all("was not measured" in reason for reason in verdict.reasons)
-    hidden = judge({"map": 0.01, "int8_macs": 0.9}, {"map": 0.0}, (-0.001, 0.001), None, kernels_hidden=True)
+    hidden = judge({"map": 0.01, "int8_macs": 0.9}, {"map": 0.0}, *NARROW, None, kernels_hidden=True)
     assert (hidden.status, hidden.allowed) == (Status.PASSED, True)
 
 
 @pytest.mark.parametrize(("policy", "status"), [("fail", Status.FAILED), ("pass", Status.INCONCLUSIVE)])
-def test_what_stops_a_merge_has_failed(policy: str, status: Status) -> None:
-    verdict = judge({"map": 0.01}, {"map": 0.008}, (0.002, 0.014), None, inconclusive=policy)
+def test_what_stops_a_merge_has_failed(policy: Choice, status: Status) -> None:
+    verdict = judge({"map": 0.01}, {"map": 0.008}, (0.001, 0.015), (0.002, 0.014), None, inconclusive=rule(policy))
     assert (verdict.status, verdict.allowed) == (status, policy == "pass")
 
 
@@ -71,7 +88,7 @@ def test_own_thresholds_go_before_lowbits(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("drop", "interval", "policy", "verdict", "allowed"),
+    ("drop", "bounds", "policy", "verdict", "allowed"),
     [
         (0.003, (0.001, 0.005), "warn", Status.PASSED, True),
         (0.003, (0.001, 0.010), "fail", Status.PASSED, True),
@@ -83,10 +100,34 @@ def test_own_thresholds_go_before_lowbits(tmp_path: Path) -> None:
         (-0.004, (-0.006, -0.001), "fail", Status.PASSED, True),
     ],
 )
-def test_decide(drop: float, interval: tuple[float, float], policy: str, verdict: Status, allowed: bool) -> None:
-    decision = decide(drop, interval, 0.010, policy)
+def test_decide(drop: float, bounds: tuple[float, float], policy: Choice, verdict: Status, allowed: bool) -> None:
+    """The two-sided interval contains the threshold every time: it is said, and decides nothing."""
+    decision = decide(drop, (-0.5, 0.5), bounds, 0.010, rule(policy))
     assert (decision.status, decision.allowed) == (verdict, allowed)
-    assert "threshold 1.00" in decision.reason
+    assert "95 % CI [-50.00, 50.00], threshold 1.00" in decision.reason
+    assert "by the one-sided 95 % bound" in decision.reason or "the one-sided 95 % bounds, " in decision.reason
+
+
+def test_a_drop_that_one_sided_tests_show_within_passes_though_its_two_sided_interval_does_not() -> None:
+    verdict = decide(0.0071, (0.0040, 0.0101), (0.0045, 0.0096), 0.010, STRICT)
+    assert (verdict.status, verdict.allowed) == (Status.PASSED, True)
+    assert verdict.reason == (
+        "drop 0.71 points, 95 % CI [0.40, 1.01], threshold 1.00: at most 0.96 by the one-sided 95 % bound, which decides"
+    )
+
+
+@pytest.mark.parametrize(
+    ("environ", "choice"),
+    [({}, "warn"), ({"CI": ""}, "warn"), ({"CI": "false"}, "warn"), ({"CI": "true"}, "fail"), ({"CI": "1"}, "fail")],
+)
+def test_in_ci_the_interval_decides_and_elsewhere_the_point(environ: dict[str, str], choice: Choice) -> None:
+    policy = default_policy(environ)
+    assert policy.choice == choice
+    verdict = decide(0.008, (0.001, 0.015), (0.002, 0.014), 0.010, policy, 200)
+    assert verdict.allowed is (choice == "warn")
+    decides = "the interval decides" if choice == "fail" else "the point estimate decides"
+    assert f"{decides}" in verdict.reason and ("CI=true" in verdict.reason) is (choice == "fail")
+    assert "about 1800 images would settle it" in verdict.reason
 
 
 def test_the_most_specific_threshold_counts(tmp_path: Path) -> None:

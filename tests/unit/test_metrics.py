@@ -18,7 +18,7 @@ from pycocotools.cocoeval import COCOeval
 from lowbit.data.coco import load_coco
 from lowbit.data.dataset import Dataset, ImageRecord
 from lowbit.data.detections import Detections
-from lowbit.measure.metrics import Accuracy, compare, drop_interval, evaluate, resampled_map, worst_class
+from lowbit.measure.metrics import Accuracy, compare, drop_interval, evaluate, resampled_map, uncertainty, worst_class
 
 CATEGORIES = (3, 7, 90)
 Found = dict[int, Detections]
@@ -240,6 +240,16 @@ def test_interval_is_seeded() -> None:
     assert drop_interval(before, after, 12, seed=5) != first
     narrow = drop_interval(before, after, 12, seed=4, confidence=0.5)
     assert first[0] < narrow[0] < narrow[1] < first[1]
+
+
+def test_one_sided_bounds_are_the_ends_of_the_two_sided_90_percent_interval() -> None:
+    objects, detections = noisy(1)
+    before = score(objects, detections, 12)
+    after = score(objects, {i: d if i % 3 else found([]) for i, d in detections.items()}, 12)
+    both = uncertainty(before, after, 12)
+    assert both.interval == pytest.approx(drop_interval(before, after, 12))
+    assert both.bounds == pytest.approx(drop_interval(before, after, 12, confidence=0.9))
+    assert both.interval[0] < both.bounds[0] < both.bounds[1] < both.interval[1]
 
 
 def test_interval_of_a_clearly_worse_detector_excludes_zero() -> None:

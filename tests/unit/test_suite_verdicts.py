@@ -132,8 +132,46 @@ WORSE = """
 from lowbit import evaluate
 
 evaluate.compare = lambda *_: {"map": 0.2}
-evaluate.drop_interval = lambda *_: (0.1, 0.3)
+evaluate.uncertainty = lambda *_: evaluate.DropInterval((0.1, 0.3), (0.12, 0.28))
 """
+
+
+# A plugin by which the drop of every scheme is within its threshold, and its bounds are on both sides of it.
+OPEN = """
+from lowbit import evaluate
+
+evaluate.compare = lambda *_: {"map": 0.008}
+evaluate.uncertainty = lambda *_: evaluate.DropInterval((0.001, 0.015), (0.002, 0.014))
+"""
+
+
+@pytest.mark.parametrize(
+    ("ci", "more", "code", "status", "said"),
+    [
+        (False, (), 0, results.Status.INCONCLUSIVE, "the point estimate decides (the default outside CI)"),
+        (True, (), 1, results.Status.FAILED, "is stopped (the default where CI=true)"),
+        (True, ("--inconclusive=warn",), 0, results.Status.INCONCLUSIVE, "decides (--inconclusive=warn)"),
+    ],
+    ids=["terminal", "ci", "asked"],
+)
+def test_in_ci_the_interval_decides(
+    toy: Toy,
+    plugin: Callable[[str, str], None],
+    ci: bool,
+    more: tuple[str, ...],
+    code: int,
+    status: results.Status,
+    said: str,
+) -> None:
+    plugin("open", OPEN)
+    chosen = "int8-ort-minmax and not cuda and not trt and not openvino"
+    done = toy.pytest("-p", "open", "tests/test_accuracy.py", "-k", chosen, *more, ci=ci)
+    assert done.returncode == code, done.stdout + done.stderr
+    (entry,) = toy.results().entries
+    assert entry.status is status and said in (entry.reason or "")
+    assert entry.drop_bounds == (0.002, 0.014)
+    # In the head too, before anything is judged.
+    assert said in done.stdout.partition("collected")[0]
 
 
 KILLER = """
