@@ -1,8 +1,4 @@
-"""TensorRT: ONNX Runtime's provider, and engines that its Python package builds: the types of a graph, obeyed.
-
-The network is strongly typed: TensorRT keeps the types that the graph states, Q/DQ pairs and casts included, and is free
-in tactics only. That is what ``--precisionConstraints=obey`` asks for layer by layer, and the only mode of TensorRT 11.
-"""
+"""TensorRT: ONNX Runtime's provider, and engines that its Python package builds: the types of a graph, obeyed."""
 
 from __future__ import annotations
 
@@ -24,6 +20,7 @@ from numpy.typing import NDArray
 
 from lowbit.errors import LowbitError, UnavailableError
 from lowbit.runtime.base import Form, Runtime
+from lowbit.runtime.network import Network, unparsable
 from lowbit.runtime.options import SessionOptions
 from lowbit.runtime.ort import BoundRun, BoundSession, GpuProvider, load_error
 
@@ -103,10 +100,8 @@ class TensorRt(GpuProvider):
         return library_reason() or super().missing()
 
     def refuses(self, form: Form) -> str | None:
-        """Q/DQ with zero points: TensorRT quantizes symmetrically."""
-        if form.activation_bits == 8 and not form.symmetric:
-            return f"{self.title} takes symmetric Q/DQ only, and this tool's activations have zero points"
-        return super().refuses(form)
+        """What TensorRT's parser refuses, and what this machine's GPU has no kernels for."""
+        return unparsable(form) or super().refuses(form)
 
     def open(self, path: Path, options: SessionOptions) -> TrtSession:
         """A session for accuracy, parity, kernels and the end-to-end latency; a CUDA graph would be wrong in all."""
@@ -203,20 +198,9 @@ class Engine:
         import tensorrt
         import torch
 
-        logger = tensorrt.Logger(tensorrt.Logger.ERROR)
-        builder = tensorrt.Builder(logger)
-        flag = int(tensorrt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
-        network = builder.create_network(1 << flag)
-        parser = tensorrt.OnnxParser(network, logger)
-        if not parser.parse_from_file(str(path)):
-            said = "; ".join(str(parser.get_error(number)) for number in range(parser.num_errors))
-            raise UnavailableError(f"{path}: TensorRT {tensorrt.__version__} does not take it ({said[:300]})")
-        config = builder.create_builder_config()
-        config.profiling_verbosity = tensorrt.ProfilingVerbosity.DETAILED
-        plan = builder.build_serialized_network(network, config)
-        if plan is None:
-            raise UnavailableError(f"{path}: TensorRT {tensorrt.__version__} found no kernels for it")
-        self._engine = tensorrt.Runtime(logger).deserialize_cuda_engine(plan)
+        network = Network(tensorrt, path)
+        plan = network.build(network.config())
+        self._engine = tensorrt.Runtime(network.logger).deserialize_cuda_engine(plan)
         self._context = self._engine.create_execution_context()
         self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch's stubs
         self._kept: list[Any] = []  # the context knows addresses only

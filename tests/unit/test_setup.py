@@ -98,6 +98,7 @@ DISTRIBUTIONS = {
     "onnxruntime": "onnxruntime-gpu",
     "pynvml": "nvidia-ml-py",
     "tensorrt": "tensorrt-cu13",
+    "tensorrt_rtx": "tensorrt-rtx-cu13",
     "yaml": "pyyaml",
 }
 # What a package that lowbit imports needs and does not ask for: the module, and the package that imports it.
