@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-
+from lowbit import extras
 from lowbit.quantize import tool
 from lowbit.runtime import Form, Runtime
 from lowbit.schemes import Scheme, origins
@@ -22,10 +21,6 @@ def form(scheme: Scheme) -> Form:
 
 def _unmet_need(scheme: Scheme) -> str | None:
     for origin in origins(scheme):
-        for module, package in tool(origin.tool).needs.items():
-            if importlib.util.find_spec(module) is None:
-                return (
-                    f"the tool {origin.tool} needs {package}, which is not installed "
-                    f"(pip install -c constraints.txt {package})"
-                )
+        if reason := extras.missing(tool(origin.tool).needs):
+            return f"the tool {origin.tool} {reason}"
     return None

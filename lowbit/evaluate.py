@@ -25,7 +25,7 @@ from lowbit.data.letterbox import preprocess
 from lowbit.data.lists import CalibrationSet, load_calibration
 from lowbit.data.load import load_data, load_images, load_unlabelled
 from lowbit.data.pseudo_labels import labelled_by
-from lowbit.detector import Detector, declare, registry
+from lowbit.detector import Detector, checkpoint, declare, registry
 from lowbit.errors import InputError, UnavailableError
 from lowbit.measure import emulation, executed_kernels, parity, predict, pycocotools_check
 from lowbit.measure.metrics import (
@@ -213,12 +213,15 @@ class Evaluation:
         return None
 
     def _detector(self, name: str) -> Detector:
-        return registry.find_detector(
+        found = registry.find_detector(
             name,
             trust=self.given.trust,
             size=self.given.image_size,
             declared=self.given.declared,
         )
+        if found.onnx is None and (reason := checkpoint.missing()):
+            raise UnavailableError(f"{found.name}: {reason}.")
+        return found
 
     def _dataset(self, name: str) -> Dataset:
         whole = self._whole_dataset(name)

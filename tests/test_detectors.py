@@ -41,7 +41,7 @@ def float_map(workbench: Workbench, name: str, dataset: Dataset) -> float:
 @pytest.mark.accuracy
 def test_bundled_detector_is_neither_blind_nor_too_easy(workbench: Workbench) -> None:
     """A detector so easy that no quantization hurts it is useless as a gate's test."""
-    dataset = workbench.detector("shapes10n").load_data(workbench.store.data)
+    dataset = find(workbench, "shapes10n").load_data(workbench.store.data)
     assert len(dataset.images) == 200
     assert 0.55 <= float_map(workbench, "shapes10n", dataset) <= 0.85
 

@@ -11,6 +11,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lowbit import extras
 from lowbit.detector.head import Head
 from lowbit.detector.heads.decoded import Decoded
 from lowbit.detector.heads.end2end import End2End
@@ -29,6 +30,12 @@ TRUSTED_CHECKPOINTS = {
     "ead771e17479ccd099353b3240437822ec04b8b7a6292678b544cfcf427183b9": "yolov10s.pt",
     "36a0daa37ed8bdc7698d38e56a071dde503ae1d9333c50c212e8240b637bed7e": "yolov10m.pt",
 }
+
+
+def missing() -> str | None:
+    """Why no checkpoint can be used here, with the remedy; None if one can. An ONNX file needs nothing of it."""
+    reason = extras.missing(dict.fromkeys(("torch", "ultralytics", "safetensors"), "lowbit[torch]"))
+    return f"a checkpoint of Ultralytics {reason}" if reason else None
 
 
 def load_state(path: Path, *, trust: bool = False) -> dict[str, torch.Tensor]:

@@ -135,6 +135,8 @@ def find_detector(
 
 
 def _random(name: str, size: int) -> Detector:
+    if reason := checkpoint.missing():
+        raise UnavailableError(f"{name}: {reason}.")
     from ultralytics.nn.tasks import yaml_model_load
 
     from lowbit.bundled.data import calibration, training, validation
@@ -186,6 +188,8 @@ def _of_file(name: str, declared: Declared, *, trust: bool) -> Detector:
         scaling = {"mean": (0.0,) * 3, "std": (1.0,) * 3} if form.pixels else {}
         spec = InputSpec(*head.sides, **{"resize": head.resize, **declared.preprocessing, **scaling})
         return Detector(name=name, input=spec, head=head, architecture=None, weights=None, onnx=path, **data)
+    if reason := checkpoint.missing():
+        raise InputError(f"{path}: {reason}. Or export it to ONNX where it was trained.")
     spec = InputSpec(declared.size or DEFAULT_SIZE)
     if spec != replace(spec, **declared.preprocessing):
         raise InputError(

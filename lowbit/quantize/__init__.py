@@ -74,7 +74,7 @@ class Tool:
 
     ``build`` writes ``job.output`` and returns what the manifest should know beyond the settings (JSON-able).
     ``takes_checkpoint``: it quantizes the detector's torch module, not its FP32 ONNX, and may learn from training images.
-    ``needs``: modules that it imports beyond lowbit's own, each with what to give to pip. ``packages``: distributions that
+    ``needs``: modules that it imports beyond what lowbit's core installs, each with what to give to pip. ``packages``: distributions that
     shape its output though it does not import them, because one that it imports uses them. ``crosscheck``: it is there for
     a second opinion, put beside ModelOpt's.
     """

@@ -32,11 +32,7 @@ from lowbit.quantize import Job, Promises, Tool
 from lowbit.quantize.offers import Offers, prove_layout
 from lowbit.sensitivity import assignment
 
-_NEEDS = {
-    "brevitas": "brevitas",
-    "onnxoptimizer": "onnxoptimizer",
-    "lightning_fabric": "lightning-fabric",
-}
+_MODULES = ("brevitas", "torch", "ultralytics", "safetensors", "onnxoptimizer", "lightning_fabric")
 # The rest of the calibration images changes percentiles little and costs seconds each in float.
 _RANGE_IMAGES = 32
 _PARITY_IMAGES = 2
@@ -154,6 +150,6 @@ TOOL = Tool(
     build,
     Promises(symmetric=False, activations=frozenset({"UINT8"}), torch_parity=True),
     takes_checkpoint=True,
-    needs=_NEEDS,
+    needs=dict.fromkeys(_MODULES, "lowbit[brevitas]"),
     packages=("onnxoptimizer",),
 )

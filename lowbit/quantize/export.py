@@ -17,4 +17,4 @@ def build(job: Job) -> dict[str, Any]:
     return {}
 
 
-TOOL = Tool(build, Promises(symmetric=True), takes_checkpoint=True, needs={"ultralytics": "ultralytics"})
+TOOL = Tool(build, Promises(symmetric=True), takes_checkpoint=True)

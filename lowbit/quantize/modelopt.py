@@ -16,6 +16,18 @@ from lowbit.quantize import CalibrationReader, Job, Promises, Tool
 from lowbit.sensitivity import fake_quant, layerwise
 
 _SENSITIVITY_IMAGES = 8
+# What ModelOpt imports and does not ask for counts too: it may be installed without.
+_MODULES = (
+    "modelopt",
+    "torch",
+    "huggingface_hub",
+    "cppimport",
+    "lief",
+    "onnx_graphsurgeon",
+    "onnxconverter_common",
+    "onnxscript",
+    "polygraphy",
+)
 
 
 def build(job: Job) -> dict[str, Any]:
@@ -65,6 +77,6 @@ def _sensitivity(job: Job) -> dict[str, float]:
 TOOL = Tool(
     build,
     Promises(symmetric=True, activations=frozenset({"INT8"})),
-    needs={"modelopt": "nvidia-modelopt"},
+    needs=dict.fromkeys(_MODULES, "lowbit[modelopt]"),
     packages=("onnx-graphsurgeon", "onnxconverter-common"),
 )

@@ -58,4 +58,4 @@ class _Images:
         return len(self._job.calibration.paths)
 
 
-TOOL = Tool(build, Promises(symmetric=False), needs={"nncf": "nncf"}, crosscheck=True)
+TOOL = Tool(build, Promises(symmetric=False), needs={"nncf": "lowbit[nncf]"}, crosscheck=True)

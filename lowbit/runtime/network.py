@@ -9,11 +9,11 @@ parses and builds without a GPU: it leaves tactics to the machine that runs the 
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from lowbit import extras
 from lowbit.errors import UnavailableError
 from lowbit.runtime.base import Form
 
@@ -27,12 +27,8 @@ def unparsable(form: Form) -> str | None:
 
 def rtx_reason() -> str | None:
     """Why TensorRT for RTX is not there, with the remedy; None if it is."""
-    if importlib.util.find_spec("tensorrt_rtx") is None:
-        return (
-            "TensorRT's parser without a GPU needs TensorRT for RTX, which is not installed "
-            "(pip install -c constraints.txt 'lowbit[tensorrt-rtx]')"
-        )
-    return None
+    reason = extras.missing({"tensorrt_rtx": "lowbit[tensorrt-rtx]"})
+    return f"TensorRT's parser without a GPU {reason}" if reason else None
 
 
 def rtx() -> ModuleType:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lowbit import extras
 from lowbit.errors import LowbitError, UnavailableError
 from lowbit.runtime.base import Form, Kernels, Named, Runtime
 from lowbit.runtime.options import SessionOptions
@@ -60,9 +60,8 @@ class OpenVino(Runtime):
 
     def reason(self) -> str | None:
         """Why it can't be used on this machine, with the remedy."""
-        if importlib.util.find_spec("openvino") is None:
-            return "OpenVINO is not installed (pip install -c constraints.txt 'lowbit[openvino]')"
-        return None
+        reason = extras.missing({"openvino": "lowbit[openvino]"})
+        return f"{self.title} {reason}" if reason else None
 
     def refuses(self, form: Form) -> str | None:
         """What it would compute in FP32, so that the result says nothing of the scheme, or computes wrong."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from lowbit import extras
 from lowbit.errors import LowbitError, UnavailableError
 from lowbit.host import gpu
 from lowbit.runtime.base import Form, Kernels, Named, Runtime, Share
@@ -231,7 +232,11 @@ class GpuProvider(Provider):
         """Which of its libraries can't be loaded, with the remedy."""
         preload()
         error = self.library_error()
-        return f"{self.title} can't be loaded ({error}); install torch's build for CUDA 13" if error else None
+        return (
+            f"{self.title} can't be loaded ({error}); torch's build for CUDA 13 brings its libraries ({extras.command('lowbit[torch]')})"
+            if error
+            else None
+        )
 
     def refuses(self, form: Form) -> str | None:
         """FP8 on GPUs without kernels for it."""

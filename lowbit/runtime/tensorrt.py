@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib.metadata
-import importlib.util
 import json
 import re
 import tempfile
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lowbit import extras
 from lowbit.errors import LowbitError, UnavailableError
 from lowbit.runtime.base import Form, Runtime
 from lowbit.runtime.network import Network, unparsable
@@ -57,7 +57,7 @@ class Precisions:
 # What ONNX Runtime's provider is linked to, and the package that fits it and CUDA 13.
 LIBRARY = "libnvinfer.so.10"
 PACKAGES = ("tensorrt-cu13", "tensorrt-cu13-libs", "tensorrt-cu13-bindings")
-INSTALL = "pip install -c constraints.txt 'lowbit[tensorrt]'"
+INSTALL = extras.command("lowbit[tensorrt]")
 # With it the provider captures a run as a CUDA graph and replays that, with the addresses of the first run: plain runs
 # give the first run's outputs again (https://github.com/microsoft/onnxruntime/issues/20050).
 CUDA_GRAPH = ("trt_cuda_graph_enable", "1")
@@ -156,9 +156,8 @@ def found_versions() -> dict[str, str | None]:
 
 def reason() -> str | None:
     """Why no engine can be built here, with the remedy; None if one can."""
-    for module, command in {"tensorrt": INSTALL, "torch": "pip install torch"}.items():
-        if importlib.util.find_spec(module) is None:
-            return f"TensorRT engines need {module}, which is not installed ({command})"
+    if why := extras.missing(dict.fromkeys(("tensorrt", "torch"), "lowbit[tensorrt]")):
+        return f"a TensorRT engine {why}"
     import torch
 
     return None if torch.cuda.is_available() else "TensorRT engines need an NVIDIA GPU, and torch sees none"

@@ -20,7 +20,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from lowbit import files, host, worker
+from lowbit import extras, files, host, worker
 from lowbit.data.letterbox import InputSpec
 from lowbit.data.lists import CalibrationSet
 from lowbit.detector import Detector
@@ -70,10 +70,12 @@ def measure(sweep: Sweep, combination: Combination, progress: Progress) -> dict[
     ``status`` is ``measured``, ``unsupported`` or ``failed``, with its ``reason``.
 
     A combination that failed before is tried again. Raises :class:`UnavailableError` for a detector without a torch
-    module.
+    module, and where ModelOpt is not installed.
     """
     if sweep.detector.onnx is not None:
         raise UnavailableError(f"{sweep.detector.name}: is an ONNX file; AutoQuant needs a torch module.")
+    if reason := extras.missing({"modelopt": "lowbit[modelopt]"}):
+        raise UnavailableError(f"AutoQuant {reason}.")
     place = sweep.place
     final, partial = place / combination.id, place / f".{combination.id}.partial"
     place.mkdir(parents=True, exist_ok=True)

@@ -14,6 +14,7 @@ ROOT = Path(lowbit.__file__).parent
 ORDER = (
     *(
         "errors",
+        "extras",
         "progress",
         "display",
         "markdown",

@@ -216,5 +216,5 @@ def test_a_tool_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(ort, "TOOL", dataclasses.replace(ort.TOOL, needs={"no_such_module": "no-such-package"}))
     said = capability.missing(CATALOGUE["int8-ort-minmax"], runtime.find_runtime(runtime.DEFAULT))
     assert said == (
-        "the tool ort needs no-such-package, which is not installed (pip install -c constraints.txt no-such-package)"
+        "the tool ort needs no_such_module, which is not installed (pip install -c constraints.txt no-such-package)"
     )

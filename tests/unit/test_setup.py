@@ -15,12 +15,14 @@ import pytest
 
 from lowbit import cli
 from lowbit.detector import REGISTRY
-from lowbit.schemes import find_scheme
+from lowbit.quantize import tool
+from lowbit.schemes import catalogue, find_scheme
 from tests.unit.waiting import PATIENCE
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 PIXI = tomllib.loads((ROOT / "pixi.toml").read_text(encoding="utf-8"))
 
 
@@ -74,8 +76,8 @@ def test_pixi_has_both_environments_and_installs_the_pins() -> None:
 
 def test_all_that_is_installed_is_pinned() -> None:
     """Every direct dependency has its pin, and onnxruntime is the one package for CPU and GPU machines."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    direct = [*project["dependencies"], *(d for group in project["optional-dependencies"].values() for d in group)]
+    extras = (entry for entries in PROJECT["optional-dependencies"].values() for entry in entries)
+    direct = [*PROJECT["dependencies"], *(entry for entry in extras if _normal(entry) != "lowbit")]
     pins = {
         re.sub(r"[-_.]+", "-", line.split("==")[0]).lower()
         for line in (ROOT / "constraints.txt").read_text().splitlines()
@@ -118,10 +120,9 @@ BY_HAND = {"onnx-neural-compressor"}
 
 
 def test_what_is_imported_is_listed_and_what_is_listed_is_used() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    extras = {name: {_normal(entry) for entry in entries} for name, entries in project["optional-dependencies"].items()}
+    extras = {name: {_normal(entry) for entry in entries} for name, entries in PROJECT["optional-dependencies"].items()}
     development = extras.pop("dev")
-    listed = {_normal(entry) for entry in project["dependencies"]}.union(*extras.values())
+    listed = {_normal(entry) for entry in PROJECT["dependencies"]}.union(*extras.values()) - {"lowbit"}
     imported = {DISTRIBUTIONS.get(name, name) for name in _imports("lowbit", "lowbit_pytest")}
     assert imported - listed == BY_HAND
     assert listed - imported == {_normal(name) for name in NEEDED_BY} | PYTEST_PLUGINS
@@ -134,6 +135,38 @@ def test_what_is_listed_for_another_package_is_imported_by_it(module: str, packa
     pattern = re.compile(rf"^\s*(import|from) {module}\b", re.MULTILINE)
     files = (path for place in places or () for path in Path(place).rglob("*.py"))
     assert any(pattern.search(path.read_text(encoding="utf-8")) for path in files)
+
+
+def installed_by(extra: str) -> set[str]:
+    """The distributions that an extra lists, with those of the extras that it includes."""
+    found = set()
+    for entry in PROJECT["optional-dependencies"][extra]:
+        included = re.search(r"^lowbit\[(.*)\]$", entry)
+        found |= set().union(*map(installed_by, included.group(1).split(","))) if included else {_normal(entry)}
+    return found
+
+
+def test_all_extras_are_every_one_but_that_for_development() -> None:
+    extras = PROJECT["optional-dependencies"].keys() - {"all", "dev"}
+    assert installed_by("all") == set().union(*map(installed_by, extras))
+
+
+def test_a_tool_names_the_extra_that_installs_what_it_needs() -> None:
+    core = {_normal(entry) for entry in PROJECT["dependencies"]}
+    checked = set()
+    for name in dict.fromkeys(scheme.tool for scheme in catalogue().values()):
+        for module, package in tool(name).needs.items():
+            if extra := re.search(r"^lowbit\[(\w+)\]$", package):
+                assert _normal(DISTRIBUTIONS.get(module, module)) in installed_by(extra.group(1)) - core, (name, module)
+                checked.add(name)
+    assert checked == {"modelopt", "brevitas", "nncf"}
+
+
+def test_what_is_developed_on_has_the_tools_that_every_change_is_tested_with() -> None:
+    commands = [MAKEFILE, *(PIXI["feature"][name]["tasks"]["install"]["cmd"] for name in ("cpu", "cuda"))]
+    for command in commands:
+        found = re.search(r"--editable '\.\[(.*)\]'", command)
+        assert found and {"dev", "torch", "modelopt", "brevitas"} <= set(found.group(1).split(","))
 
 
 def _normal(requirement: str) -> str:
