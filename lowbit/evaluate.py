@@ -7,6 +7,7 @@ pytest's fixtures are an :class:`Evaluation` too: they add parametrization, skip
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -121,7 +122,8 @@ class Given:
     images; ``training``: images that a recovery may learn from; ``image_size``: side of the input in pixels, for files
     that leave it open; ``trust``: unpickle checkpoints of unknown origin; ``allow_similar``: take calibration images that
     look like evaluation images; ``declared``: detectors that ``lowbit.toml`` declares, by name; ``confidence``: the
-    threshold that detectors are deployed with; ``images``: how many of the data set are evaluated, all if None. Raises :class:`InputError` for one outside [0, 1].
+    threshold that detectors are deployed with, in [0, 1]; ``images``: how many of the data set are evaluated, all if None;
+    ``search_minutes``: the budget of auto schemes, theirs if None. Raises :class:`InputError` for values that can't be.
     """
 
     dataset: Path | None = None
@@ -134,6 +136,7 @@ class Given:
     declared: Mapping[str, declare.Declared] = dataclasses.field(default_factory=dict)
     confidence: float | None = None
     images: int | None = None
+    search_minutes: float | None = None
 
     def __post_init__(self) -> None:
         if self.confidence is not None and not 0 <= self.confidence <= 1:
@@ -141,6 +144,8 @@ class Given:
                 f"--confidence {self.confidence:g}: is no threshold on scores, which lie between 0 and 1. Give the one that "
                 "you deploy the float detector with."
             )
+        if self.search_minutes is not None and not 0 < self.search_minutes < math.inf:
+            raise InputError(f"--search-minutes {self.search_minutes:g}: is no budget. Give minutes, above 0.")
 
 
 class Evaluation:
@@ -261,6 +266,8 @@ class Evaluation:
         if scheme == CATALOGUE["fp32"]:
             return export_request(detector)
         self.check_detector(name)
+        if self.given.search_minutes is not None and "minutes" in scheme.settings:
+            scheme = dataclasses.replace(scheme, settings={**scheme.settings, "minutes": self.given.search_minutes})
         calibration, start = self.calibration(name), scheme.settings.get("start")
         origin = self.artifact(name, find_scheme(start)) if start else None
         if tool(scheme.tool).takes_checkpoint:

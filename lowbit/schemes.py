@@ -18,7 +18,7 @@ from typing import Any
 from lowbit import plugins
 from lowbit.errors import InputError
 
-_GRAMMAR = re.compile(r"(?:fp32|fp16|int8|fp8|w\d+a\d+|mixed)(?:-[a-z][a-z0-9]*(?:-[a-z0-9.]+)*)?", re.ASCII)
+_GRAMMAR = re.compile(r"(?:fp32|fp16|int8|fp8|w\d+a\d+|mixed|auto)(?:-[a-z][a-z0-9]*(?:-[a-z0-9.]+)*)?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,34 +85,45 @@ def _brevitas(scheme_id: str, summary: str, *, scales: str = "channel", **more: 
     return Scheme(scheme_id, precision, "brevitas", f"Brevitas QCDQ, {summary}", settings)
 
 
-def _within(tool: str, kind: str, value: str) -> Scheme:
-    """A scheme whose assignment is searched for: ``d``, within a drop in points; ``b``, within bits a weight.
+# Minutes of a search, on the reference machine of lowbit.quantize.budget, where the user names no others.
+SEARCH_MINUTES = 20.0
+
+
+def _within(family: str, kind: str, value: str) -> Scheme:
+    """A scheme that is searched for: ``d``, within a drop in points; ``b``, within bits a weight. ``family``: how its id
+    begins.
 
     Raises ``KeyError`` for a family that there is not.
     """
     within = f"within {value} point{'s' * (value != '1.0')} of agreement on calibration images"
     drop = {"max_drop": round(float(value) / 100, 6)}
-    family: dict[tuple[str, str], tuple[str, dict[str, Any]]] = {
-        ("native", "d"): (
+    families: dict[tuple[str, str], tuple[str, dict[str, Any]]] = {
+        ("auto-ort", "d"): (
+            "INT8 by a recipe found for the detector: ranges, and what stays in float within 5 % of the speed, "
+            f"{within} if there is one",
+            {**drop, "minutes": SEARCH_MINUTES, "least_speed": 0.95},
+        ),
+        ("mixed-native", "d"): (
             f"INT4, INT8, FP8 and float weights on the ONNX graph itself, the fewest bits {within}",
             {"weight_bits": 4, "activation_bits": 16, **drop},
         ),
-        ("ort", "d"): (
+        ("mixed-ort", "d"): (
             f"INT8 and float convolutions, min-max, the fewest multiply-accumulates in float {within}",
             {"calibration_method": "minmax", **drop},
         ),
-        ("brevitas", "d"): (
+        ("mixed-brevitas", "d"): (
             f"Brevitas QCDQ, 8 and 4-bit weights, the fewest bits {within}",
             {"weight_bits": 4, "activation_bits": 16, "scales": "channel", **drop},
         ),
-        ("brevitas", "b"): (
+        ("mixed-brevitas", "b"): (
             f"Brevitas QCDQ, 8 and 4-bit weights, the least noisy {value} bits, rounding compensated on calibration "
             "images (GPTQ)",
             {"weight_bits": 4, "activation_bits": 16, "scales": "channel", "max_bits": float(value), "gptq": 32},
         ),
     }
-    summary, settings = family[tool, kind]
-    return Scheme(f"mixed-{tool}-{kind}{value}", "mixed", tool, summary, settings)
+    summary, settings = families[family, kind]
+    precision, tool = family.split("-")
+    return Scheme(f"{family}-{kind}{value}", precision, tool, summary, settings)
 
 
 # Learning starts from compensated rounding, and at a low rate: what it moves far it does not bring back.
@@ -237,10 +248,11 @@ CATALOGUE = _catalogue(
         gptq=32,
     ),
     _brevitas("w4a8-brevitas-gptq", "the same weights with 8-bit inputs", start="w4a16-brevitas-gptq"),
-    _within("native", "d", "1.0"),
-    _within("ort", "d", "1.0"),
-    _within("brevitas", "d", "1.0"),
-    _within("brevitas", "b", "6.0"),
+    _within("auto-ort", "d", "0.5"),
+    _within("mixed-native", "d", "1.0"),
+    _within("mixed-ort", "d", "1.0"),
+    _within("mixed-brevitas", "d", "1.0"),
+    _within("mixed-brevitas", "b", "6.0"),
     _brevitas(
         "w4a16-brevitas-qat", "4.3 bits, compensated, then fine-tuned without labels on training images", **_TUNED
     ),
@@ -277,12 +289,12 @@ def catalogue() -> Mapping[str, Scheme]:
 
 
 def find_scheme(scheme_id: str) -> Scheme:
-    """The scheme of an id: one of :func:`catalogue`, or ``mixed-<tool>-d<points>`` and ``mixed-brevitas-b<bits>`` with any
-    number, which has one id however it is written: ``d1.0`` for ``d1.00``. Raises :class:`InputError` that names the
-    nearest ids."""
+    """The scheme of an id: one of :func:`catalogue`, or ``auto-ort-d<points>``, ``mixed-<tool>-d<points>`` and
+    ``mixed-brevitas-b<bits>`` with any number, which has one id however it is written: ``d1.0`` for ``d1.00``. Raises
+    :class:`InputError` that names the nearest ids."""
     if scheme_id in CATALOGUE:
         return CATALOGUE[scheme_id]
-    family = re.fullmatch(r"mixed-([a-z]+)-([db])(\d{1,2}\.\d{1,2})", scheme_id, re.ASCII)
+    family = re.fullmatch(r"(auto-ort|mixed-[a-z]+)-([db])(\d{1,2}\.\d{1,2})", scheme_id, re.ASCII)
     with contextlib.suppress(KeyError):
         if family:
             tool, kind, number = family.groups()

@@ -173,6 +173,12 @@ class Gate(toml.Table):
         default=None, description="Your limits on the drop, as docs/your-detector.md has them."
     )
     expected_failures: _Path | None = Field(default=None, description="Your expected failures, with what was measured.")
+    search_minutes: float | None = Field(
+        default=None,
+        gt=0,
+        description="Budget of auto schemes, as work: minutes of two cores with AVX-512 VNNI, the same artifact on any machine. "
+        "Default: 20.",
+    )
     inconclusive: Literal["pass", "fail", "warn"] | None = Field(
         default=None,
         description="What an inconclusive verdict does, where the one-sided 95 % bounds of the drop lie on both sides of the "

@@ -7,7 +7,8 @@ become copies (:mod:`lowbit.graph.layout`, :func:`concatenated`), and what SiLU 
 needs (:func:`activated`).
 
 Settings: ``calibration_method`` (minmax, entropy), ``max_drop`` (of agreement with the float graph on calibration
-images: the convolutions with the fewest multiply-accumulates that keep it stay in float; none without).
+images: the convolutions with the fewest multiply-accumulates that keep it stay in float; none without); or, with
+``minutes``, those of :mod:`lowbit.quantize.auto`, which searches for the whole recipe.
 """
 
 from __future__ import annotations
@@ -39,6 +40,10 @@ _LAYOUT_IMAGES = 1
 
 def build(job: Job) -> dict[str, Any]:
     """Quantize ``job.source``."""
+    if "minutes" in job.settings:
+        from lowbit.quantize import auto
+
+        return auto.build(job)
     offers = Offers()
     model, info = source_of(job, offers)
     model = prepared(job, model, offers)
@@ -141,22 +146,26 @@ def place_quantizers(
     method: str,
     *,
     exclude: Collection[str] = (),
+    apart: Collection[str] = (),
+    ends: Mapping[str, tuple[float, float]] | None = None,
     overrides: Mapping[str, graph.Quantizer] | None = None,
     weight_scales: Mapping[str, NDArray[np.float32]] | None = None,
 ) -> dict[str, int]:
     """Write ``model`` with Q/DQ pairs to ``job.output``, every weight so that it computes the same on every processor.
 
-    ``exclude``: convolutions that stay in float, and with them what only they feed, as the decode tail does.
+    ``exclude``: convolutions that stay in float, and with them what only they feed, as the decode tail does; ``apart``: other
+    nodes that do. ``ends``: lowest and highest value of every tensor, in place of what ``method`` finds on the images.
     ``overrides``: scale and zero point of tensors whose range is known. ``weight_scales``: [out] of weights, by the
     tensor's name, that have been rounded before. Returns for the manifest how many output channels have a coarser scale than
     eight bits give them, of how many.
     """
     import onnx
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.calibrate import TensorsData, save_tensors_data
 
     methods = {"minmax": CalibrationMethod.MinMax, "entropy": CalibrationMethod.Entropy}
     tail, known = graph.decode_tail(model), dict(overrides or {})
-    floating = [*tail, *exclude, *graph.downstream(model, exclude)]
+    floating = [*tail, *exclude, *apart, *graph.downstream(model, exclude)]
     fitted = portable.fit_floats(model, floating, weight_scales or {})
     chosen = {name: (0, scales) for name, scales in (weight_scales or {}).items()}
     chosen |= {name: (axis, found.scale) for name, (axis, found) in fitted.items()}
@@ -165,6 +174,10 @@ def place_quantizers(
         for name, (axis, scales) in chosen.items()
     }
     with tempfile.TemporaryDirectory() as folder:
+        cache = Path(folder) / "ranges.json"
+        if ends is not None:
+            given_ends = {name: tuple(np.asarray(end, np.float32) for end in pair) for name, pair in ends.items()}
+            save_tensors_data(TensorsData(methods[method], given_ends), cache)
         for _ in range(2):
             given = rounded | {
                 name: [{"quant_type": QuantType.QUInt8, "scale": scale, "zero_point": zero}]
@@ -183,17 +196,25 @@ def place_quantizers(
                 calibrate_method=methods[method],
                 # One image at a time: the histogram calibrator would keep every activation of every image otherwise.
                 extra_options={"CalibStridedMinMax": 1, **({"TensorQuantOverrides": given} if given else {})},
-                calibration_cache_path=Path(folder) / "ranges.json",
+                calibration_cache_path=cache,
             )
             quantized = onnx.load(str(job.output))
             # A scale that is kept is seldom that of the tensor it is joined into, and one that differs is looked up.
-            better = {} if overrides else concatenated(quantized)
-            better |= activated(model, graph.activation_scales(quantized) | better)
+            better = (
+                refined(model, quantized) if not overrides else activated(model, graph.activation_scales(quantized))
+            )
             if known.keys() >= better.keys():
                 break
             known = better | known
     coarser = [found.coarser for _, found in fitted.values()]
     return {"channels_rounded_coarser": int(sum(one.sum() for one in coarser)), "weights_fitted": len(coarser)}
+
+
+def refined(model: onnx.ModelProto, quantized: onnx.ModelProto) -> dict[str, graph.Quantizer]:
+    """Scale and zero point of the tensors of ``quantized``, made of ``model``, that are better with others than their range
+    says: :func:`concatenated`, then :func:`activated`."""
+    better = concatenated(quantized)
+    return better | activated(model, graph.activation_scales(quantized) | better)
 
 
 def activated(model: onnx.ModelProto, quantizers: Mapping[str, graph.Quantizer]) -> dict[str, graph.Quantizer]:

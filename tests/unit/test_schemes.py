@@ -13,7 +13,16 @@ from lowbit.schemes import CATALOGUE, Scheme, find_scheme
 
 
 @pytest.mark.parametrize(
-    "good", ["fp32", "int8-ort-minmax", "w4a16-brevitas-gptq", "mixed-modelopt-d1.0", "fp8-modelopt-k10", "int8-inc"]
+    "good",
+    [
+        "fp32",
+        "int8-ort-minmax",
+        "w4a16-brevitas-gptq",
+        "mixed-modelopt-d1.0",
+        "auto-ort-d0.5",
+        "fp8-modelopt-k10",
+        "int8-inc",
+    ],
 )
 def test_ids_of_the_grammar(good: str) -> None:
     assert Scheme(good, good.split("-")[0], "ort", "").id == good
@@ -75,6 +84,7 @@ def test_an_unknown_id_names_its_neighbours() -> None:
     [
         ("mixed-native-d0.5", {"max_drop": 0.005}),
         ("mixed-ort-d2.25", {"max_drop": 0.0225}),
+        ("auto-ort-d0.4", {"max_drop": 0.004, "least_speed": 0.95}),
         ("mixed-brevitas-b5.5", {"max_bits": 5.5}),
     ],
 )
@@ -89,6 +99,7 @@ def test_families_take_any_number(scheme: str, setting: dict[str, float]) -> Non
         ("mixed-native-d1.00", "mixed-native-d1.0"),
         ("mixed-native-d01.0", "mixed-native-d1.0"),
         ("mixed-ort-d0.50", "mixed-ort-d0.5"),
+        ("auto-ort-d00.5", "auto-ort-d0.5"),
         ("mixed-brevitas-b06.00", "mixed-brevitas-b6.0"),
     ],
 )
@@ -97,7 +108,10 @@ def test_a_number_written_otherwise_is_the_same_scheme(written: str, scheme: str
     assert find_scheme(written).id == scheme
 
 
-@pytest.mark.parametrize("scheme", ["mixed-ort-b6.0", "mixed-inc-d1.0", "mixed-native-d1", "mixed-native-d-1.0"])
+@pytest.mark.parametrize(
+    "scheme",
+    ["mixed-ort-b6.0", "auto-ort-b6.0", "auto-native-d1.0", "mixed-inc-d1.0", "mixed-native-d1", "mixed-native-d-1.0"],
+)
 def test_families_that_there_are_not(scheme: str) -> None:
     with pytest.raises(InputError, match="there is no scheme"):
         find_scheme(scheme)
