@@ -16,8 +16,9 @@ from lowbit.errors import InputError
 _MAX_INTEGER = 2**53
 # COCO's own folders, and those of Roboflow, Label Studio and CVAT (images) and FiftyOne (data).
 _FOLDERS = ("val2017", "train2017", "images", "data")
-# From this many boxes on, a mistaken box format is told from odd boxes.
-_FEW_BOXES = 10
+# From this many boxes on, a mistaken box format is told from odd boxes; percent look like small boxes in a corner.
+_FEW_BOXES, _MANY_BOXES = 3, 20
+_PERCENT = 100
 
 
 def load_coco(path: Path, root: Path | None = None) -> Dataset:
@@ -96,9 +97,14 @@ def _read_json(path: Path) -> Json:
     try:
         data = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: is not JSON ({error}). Export the annotations again.") from error
+        raise InputError(
+            f"{path}: is not JSON ({error}). Export the annotations as COCO, to one .json file."
+        ) from error
     if not isinstance(data, dict):
-        raise InputError(f"{path}: holds a JSON {type(data).__name__}, not an object. COCO files are objects.")
+        raise InputError(
+            f"{path}: holds a JSON {type(data).__name__}, not an object. COCO files are objects: export the annotations as "
+            "COCO, not as the tool's own JSON or as results."
+        )
     return data
 
 
@@ -252,12 +258,21 @@ def _check_box_format(path: Path, entries: Sequence[Json], images: Sequence[Imag
             f"{path}: every bbox is within [0, 1], as {entries[0]['bbox']}: fractions of the image, it seems. COCO's are "
             "[x, y, width, height] in pixels."
         )
-    outside = corners = 0
+    outside = corners = percent = 0
     for entry in entries:
         x, y, right, bottom = entry["bbox"]
         width, height = sizes[entry["image_id"]]
         outside += x + right > width + 1 or y + bottom > height + 1
+        percent += max(x + right, y + bottom) <= _PERCENT and min(width, height) > _PERCENT * 2
         corners += 0 <= x <= right <= width + 1 and 0 <= y <= bottom <= height + 1
+    if percent == len(entries) >= _MANY_BOXES and any(
+        max(b[0] + b[2], b[1] + b[3]) > 0.8 * _PERCENT for b in (entry["bbox"] for entry in entries)
+    ):
+        raise InputError(
+            f"{path}: every bbox ends within {_PERCENT} pixels of its image's corner, as {entries[0]['bbox']}, and no image is "
+            "that small: percent of the image, it seems, as Label Studio writes them. COCO's are [x, y, width, height] in "
+            "pixels."
+        )
     if corners == len(entries) and outside > len(entries) / 2:
         raise InputError(
             f"{path}: {outside} of {len(entries)} boxes leave their image, and all of them are within it when read as "

@@ -126,12 +126,13 @@ def _decode(path: Path, data: bytes, flags: int) -> NDArray[np.uint8]:
 def check_complete(path: Path, data: bytes) -> None:
     """Refuse empty and truncated JPEG and PNG files, and images of more than :data:`MAX_PIXELS` pixels.
 
-    OpenCV decodes a truncated JPEG to an image with a grey rest and says nothing, so the end marker is looked for.
+    OpenCV decodes a truncated JPEG to an image with a grey rest and says nothing, so the end marker is looked for: behind
+    the start of the pixels, for a thumbnail in the header has one too, and to the end, for phones append films.
     Raises :class:`InputError`.
     """
     if not data:
         raise InputError(f"{path}: the file is empty. Fetch it again or take it out of the list.")
-    truncated = (data[:2] == b"\xff\xd8" and data.rfind(b"\xff\xd9", -65536) < 0) or (
+    truncated = (data[:2] == b"\xff\xd8" and data.find(b"\xff\xd9", _jpeg_pixels(data)) < 0) or (
         data[:8] == b"\x89PNG\r\n\x1a\n" and data.rfind(b"IEND", -64) < 0
     )
     if truncated:
@@ -170,6 +171,21 @@ def _orientation(image: Image.Image) -> int:
     except (OSError, ValueError, SyntaxError, KeyError, TypeError, IndexError, Warning):
         value = None
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _jpeg_pixels(data: bytes) -> int:
+    """Where the header of a JPEG ends: behind its segments of known length (ITU-T T.81, B.1.1.4)."""
+    place = 2
+    while data[place : place + 1] == b"\xff" and data[place + 1 : place + 2] != b"\xda":
+        # Markers may be padded with any number of 0xff, and 0x01 and 0xd0 to 0xd7 have no length.
+        code = data[place + 1 : place + 2]
+        if code == b"\xff":
+            place += 1
+        elif code == b"\x01" or b"\xd0" <= code <= b"\xd7":
+            place += 2
+        else:
+            place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
+    return place
 
 
 def hash_images(paths: Sequence[Path]) -> tuple[str, ...]:

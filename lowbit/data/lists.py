@@ -62,7 +62,7 @@ def load_calibration(path: Path, roots: Sequence[Path] = ()) -> CalibrationSet:
     if not names:
         raise InputError(f"{path}: the calibration list is empty. List 50 to 500 images like those of deployment.")
     folders = (path.parent, *roots)
-    paths = tuple(next((f / name for f in folders if is_file(f / name)), path.parent / name) for name in names)
+    paths = tuple(_listed(name, folders) for name in names)
     missing = [str(p) for p in paths if not is_file(p)]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
@@ -70,6 +70,12 @@ def load_calibration(path: Path, roots: Sequence[Path] = ()) -> CalibrationSet:
     if len(set(paths)) != len(paths):
         raise InputError(f"{path}: names an image twice. List every image once.")
     return CalibrationSet(path, paths)
+
+
+def _listed(name: str, folders: Sequence[Path]) -> Path:
+    """Where a list's line leads, which Windows writes with backslashes; where it should lead, if it is nowhere."""
+    places = (folder / one for one in (name, name.replace("\\", "/")) for folder in folders)
+    return next((place for place in places if is_file(place)), folders[0] / name)
 
 
 def images_in(path: Path, place: Path, roots: Sequence[Path] = ()) -> list[Path]:

@@ -15,6 +15,8 @@ from lowbit.errors import InputError
 
 # A class, then the centre's x and y, width and height as fractions.
 _Row = tuple[int, float, float, float, float]
+# From this many boxes on, corners are told from odd boxes.
+_FEW_BOXES = 3
 
 
 def load_yolo(path: Path, split: str = "val") -> Dataset:
@@ -26,9 +28,11 @@ def load_yolo(path: Path, split: str = "val") -> Dataset:
     image's labels are in the file with ``images`` in its folders replaced by ``labels`` and the suffix ``.txt``, a line an
     object: class, then centre and extent, or a polygon whose box is taken, as fractions of the image as displayed, with
     its EXIF orientation. An image without such a file has no objects (https://docs.ultralytics.com/datasets/detect/).
-    Rows that repeat another are dropped, as Ultralytics does, and counted in the notes.
+    Rows that repeat another are dropped, as Ultralytics does, and counted in the notes. With ``kpt_shape``, points and
+    values of each, a row has keypoints behind its box, which are left.
 
-    Raises :class:`InputError` for a file that is missing or malformed, and images or labels that are.
+    Raises :class:`InputError` for a file that is missing or malformed, and images or labels that are, and boxes that are
+    corners.
     """
     data = _read_yaml(path)
     if split == "val" and "val" not in data:
@@ -41,18 +45,27 @@ def load_yolo(path: Path, split: str = "val") -> Dataset:
     found = sorted({file for entry in given for file in images_in(path, _place(roots, str(entry)), roots)})
     records: list[ImageRecord] = []
     objects: list[Json] = []
-    repeated = 0
+    repeated = bare = 0
+    keypoints = _keypoints(path, data)
     for number, file in enumerate(found, 1):
         width, height = read_header(file).displayed
         records.append(ImageRecord(number, file, width, height))
-        rows, dropped = _labels(file, len(names))
+        labels = _label_file(file)
+        rows, dropped = _labels(labels, len(names), keypoints) if is_file(labels) else ([], 0)
+        bare += not is_file(labels)
         repeated += dropped
         objects += [_object(len(objects) + n, number, width, height, row) for n, row in enumerate(rows, 1)]
     if not objects:
         raise InputError(
             f"{path}: none of its {len(records)} images has labels. Label files are expected in 'labels' next to 'images'."
         )
-    notes = (f"{path}: {repeated} label rows were dropped, which repeat another of their image.",) if repeated else ()
+    _refuse_corners(path, objects, records)
+    notes = [f"{path}: {repeated} label rows were dropped, which repeat another of their image."] if repeated else []
+    if bare > len(records) / 2:
+        notes.append(
+            f"{path}: {bare} of {len(records)} images have no label file, {_label_file(found[0])} and so on, and count as "
+            "images without objects."
+        )
     return Dataset(
         name=f"{path.absolute().parent.name if path.stem == 'data' else path.stem}-{split}",
         annotations=path,
@@ -64,7 +77,7 @@ def load_yolo(path: Path, split: str = "val") -> Dataset:
             "annotations": objects,
             "categories": [{"id": index, "name": name} for index, name in names.items()],
         },
-        notes=notes,
+        notes=tuple(notes),
     )
 
 
@@ -112,6 +125,7 @@ def _roots(path: Path, data: Json) -> tuple[Path, ...]:
 
 def _place(roots: tuple[Path, ...], entry: str) -> Path:
     """Where an entry of ``val`` lies; where it should lie, if it is nowhere."""
+    entry = entry.replace("\\", "/")  # as Windows writes them
     names = (entry, entry.removeprefix("../"))
     places = [(root / name).resolve() for root in roots for name in names]
     return next((place for place in places if place.exists()), places[0])
@@ -124,17 +138,44 @@ def _object(number: int, image: int, width: int, height: int, row: _Row) -> Json
     return entry | {"area": box[2] * box[3], "iscrowd": 0}
 
 
-def _labels(image: Path, classes: int) -> tuple[list[_Row], int]:
-    """An image's objects, and how many rows were left out because they repeat another."""
+def _keypoints(path: Path, data: Json) -> int:
+    """How many values of keypoints follow a row's box."""
+    shape = data.get("kpt_shape")
+    if shape is None:
+        return 0
+    if not isinstance(shape, list) or len(shape) != 2 or not all(isinstance(n, int) and n > 0 for n in shape):
+        raise InputError(f"{path}: 'kpt_shape' is {str(shape)[:60]}, not the number of points and of values of each.")
+    return int(shape[0] * shape[1])
+
+
+def _refuse_corners(path: Path, objects: list[Json], images: list[ImageRecord]) -> None:
+    """Boxes of x1 y1 x2 y2 are valid rows too; most then leave their image, which boxes of a centre do not."""
+    sides = {image.id: (image.width, image.height) for image in images}
+    outside = 0
+    for entry in objects:
+        x, y, w, h = entry["bbox"]
+        width, height = sides[entry["image_id"]]
+        slack = 0.02 * max(width, height)  # what labelling tools leave out of the frame
+        outside += x < -slack or y < -slack or x + w > width + slack or y + h > height + slack
+    if len(objects) >= _FEW_BOXES and outside > len(objects) / 2:
+        raise InputError(
+            f"{path}: {outside} of {len(objects)} boxes leave their image when read as centre and extent: they are corners, it "
+            "seems. Ultralytics' rows are class, centre x, centre y, width, height: export them so."
+        )
+
+
+def _label_file(image: Path) -> Path:
     parts = list(image.parts)
     folders = [index for index, part in enumerate(parts[:-1]) if part == "images"]
     if folders:
         parts[folders[-1]] = "labels"
-    file = Path(*parts).with_suffix(".txt")
-    if not is_file(file):
-        return [], 0
+    return Path(*parts).with_suffix(".txt")
+
+
+def _labels(file: Path, classes: int, keypoints: int) -> tuple[list[_Row], int]:
+    """An image's objects, and how many rows were left out because they repeat another."""
     lines = file.read_text(encoding="utf-8-sig", errors="replace").splitlines()
-    rows = [_row(file, number, line, classes) for number, line in enumerate(lines, 1) if line.strip()]
+    rows = [_row(file, number, line, classes, keypoints) for number, line in enumerate(lines, 1) if line.strip()]
     # In Ultralytics' precision, and polygons by all their corners: two may share a box.
     first: dict[bytes, list[float]] = {}
     for row in rows:
@@ -142,14 +183,16 @@ def _labels(image: Path, classes: int) -> tuple[list[_Row], int]:
     return [_box(row) for row in first.values()], len(rows) - len(first)
 
 
-def _row(file: Path, number: int, line: str, classes: int) -> list[float]:
+def _row(file: Path, number: int, line: str, classes: int, keypoints: int) -> list[float]:
     """A class and the fractions of a box or polygon. Raises :class:`InputError`."""
     try:
         row = [float(value) for value in line.split()]
     except ValueError as error:
         raise InputError(f"{file}: line {number}, {line[:60]!r}, is not numbers.") from error
+    if keypoints and len(row) == 5 + keypoints:
+        row = row[:5]
     label, values = row[0], row[1:]
-    good = len(values) == 4 or (len(values) >= 6 and len(values) % 2 == 0)
+    good = (len(values) == 4 and min(values[2:]) >= 0) or (len(values) >= 6 and len(values) % 2 == 0 and not keypoints)
     if not good or not 0 <= label < classes or label % 1 or not all(-0.01 <= value <= 1.01 for value in values):
         raise InputError(
             f"{file}: line {number}, {line[:60]!r}, is no class below {classes} with a box or polygon in fractions."
