@@ -6,7 +6,7 @@ RUN := $(VENV)/bin/python -m
 ARGS ?=
 DETECTORS := $(foreach name,$(DETECTOR),--detector $(name))
 
-.PHONY: gate gate-all test test-all bench lint clean
+.PHONY: gate gate-all test test-all bench docs lint clean
 
 gate: $(VENV)/.installed
 	$(RUN) pytest tests/test_accuracy.py tests/test_artifact.py tests/test_latency.py --tier first $(DETECTORS) $(ARGS)
@@ -24,6 +24,10 @@ test-all: $(VENV)/.installed
 
 bench: $(VENV)/.installed
 	$(RUN) benchmarks $(DETECTORS) $(ARGS)
+
+# A warning is an error.
+docs: $(VENV)/.installed
+	$(RUN) sphinx --fail-on-warning --quiet --builder html docs build/docs
 
 lint: $(VENV)/.installed
 	$(RUN) ruff format --check .

@@ -1,5 +1,5 @@
 """The command line."""
 
-from lowbit.cli.commands import doctor, main, schemes_table
+from lowbit.cli.commands import EXIT_CODES, doctor, main, parser, schemes_table
 
-__all__ = ["doctor", "main", "schemes_table"]
+__all__ = ["EXIT_CODES", "doctor", "main", "parser", "schemes_table"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import signal
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lowbit.display import Display
+from lowbit.environment import VARIABLES
 from lowbit.errors import InputError, LowbitError
 from lowbit.markdown import table
 from lowbit.progress import Progress
@@ -20,8 +22,17 @@ if TYPE_CHECKING:
     from lowbit.host import Processor
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run one command; 0 if it went well, 1 if ``compare`` finds a regression, 2 for bad input, 130 if interrupted."""
+GOOD, REGRESSION, BAD_INPUT, INTERRUPTED = 0, 1, 2, 128 + signal.SIGINT
+EXIT_CODES = {
+    GOOD: "it went well",
+    REGRESSION: "`compare` found a regression",
+    BAD_INPUT: "bad input: the message names the file, the value and the remedy",
+    INTERRUPTED: "interrupted by Ctrl-C",
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands with their options."""
     parser = argparse.ArgumentParser(prog="lowbit", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     check = commands.add_parser(
@@ -68,16 +79,21 @@ def main(arguments: list[str] | None = None) -> int:
     store.add_argument("direction", choices=("push", "pull"), help="to URL or from it, what is missing")
     store.add_argument("url", help="an fsspec address: s3://bucket/lowbit, gs://..., file:///shared/lowbit")
     _add_sensitivity(commands)
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; its exit code is one of :data:`EXIT_CODES`."""
+    options = parser().parse_args(arguments)
     try:
         with Display(sys.stderr) as progress:
             return _run(options, progress)
     except LowbitError as error:
         print(f"lowbit: {error}", file=sys.stderr)
-        return 2
+        return BAD_INPUT
     except KeyboardInterrupt:
         print("lowbit: interrupted", file=sys.stderr)
-        return 128 + signal.SIGINT
+        return INTERRUPTED
 
 
 def _run(options: argparse.Namespace, progress: Progress) -> int:
@@ -113,7 +129,7 @@ def _run(options: argparse.Namespace, progress: Progress) -> int:
         print(write_widened(options.source, options.target))
     else:
         print(write_report(options.run))
-    return 0
+    return GOOD
 
 
 def _add_sensitivity(commands: Any) -> None:
@@ -171,6 +187,7 @@ def doctor() -> str:
     lines = [f"Processor: {processor.name}", f"INT8 kernels: {_int8_kernels(processor)}"]
     lines.append(f"GPU: {f'{gpu.name}, driver {gpu.driver}, {gpu.uuid}' if gpu else 'none that the driver shows'}")
     lines.append(f"Python {machine['python']}")
+    lines += [f"{name}={os.environ[name]}" for name in VARIABLES if name in os.environ]
     lines += [f"{name}: {found or 'not installed'}" for name, found in machine["packages"].items()]
     reasons: dict[str, None] = {}
     rows = []
@@ -273,7 +290,7 @@ def compare_runs(options: argparse.Namespace) -> int:
     limits = Limits(options.max_drop, options.max_slowdown, options.max_growth)
     changes, text = compare(options.first, options.second, limits)
     print(text, end="")
-    return int(any(change.regressions for change in changes))
+    return REGRESSION if any(change.regressions for change in changes) else GOOD
 
 
 def merge_runs(parts: Sequence[Path], target: Path) -> Path:

@@ -13,6 +13,7 @@ import lowbit
 ROOT = Path(lowbit.__file__).parent
 ORDER = (
     *(
+        "environment",
         "errors",
         "extras",
         "progress",

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from lowbit import cli
 from lowbit.detector import REGISTRY
 from lowbit.quantize import tool
 from lowbit.schemes import catalogue, find_scheme
@@ -26,8 +25,9 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 PIXI = tomllib.loads((ROOT / "pixi.toml").read_text(encoding="utf-8"))
 
 
-def test_readme_shows_the_catalogue_as_it_is() -> None:
-    assert cli.schemes_table() in README
+def test_readme_is_read_to_its_end() -> None:
+    """Two screens; the rest is in docs/."""
+    assert len(README.splitlines()) < 120
 
 
 def readme_commands() -> list[str]:
