@@ -225,7 +225,7 @@ class Evaluation:
             declared=self.given.declared,
         )
         if found.onnx is None and (reason := checkpoint.missing()):
-            raise UnavailableError(f"{found.name}: {reason}.")
+            raise UnavailableError(f"{found.name}: {reason}")
         return found
 
     def _dataset(self, name: str) -> Dataset:

@@ -33,9 +33,9 @@ TRUSTED_CHECKPOINTS = {
 
 
 def missing() -> str | None:
-    """Why no checkpoint can be used here, with the remedy; None if one can. An ONNX file needs nothing of it."""
+    """Why no torch module can be made here, with the remedy, to follow a detector's name; None if one can."""
     reason = extras.missing(dict.fromkeys(("torch", "ultralytics", "safetensors"), "lowbit[torch]"))
-    return f"a checkpoint of Ultralytics {reason}" if reason else None
+    return f"its Ultralytics module {reason}" if reason else None
 
 
 def load_state(path: Path, *, trust: bool = False) -> dict[str, torch.Tensor]:

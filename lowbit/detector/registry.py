@@ -136,7 +136,7 @@ def find_detector(
 
 def _random(name: str, size: int) -> Detector:
     if reason := checkpoint.missing():
-        raise UnavailableError(f"{name}: {reason}.")
+        raise UnavailableError(f"{name}: {reason}")
     from ultralytics.nn.tasks import yaml_model_load
 
     from lowbit.bundled.data import calibration, training, validation

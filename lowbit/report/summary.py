@@ -39,11 +39,9 @@ def markdown(results: Results) -> str:
     lines += _sweeps(results.sweeps)
     lines += _skips(results.entries)
     packages = results.environment.get("packages", {})
-    lines += [
-        f"{results.started}, Python {results.environment.get('python')}, "
-        f"onnxruntime-gpu {packages.get('onnxruntime-gpu')}, nvidia-modelopt {packages.get('nvidia-modelopt')}.",
-        "",
-    ]
+    named = [f"{name} {packages[name]}" for name in ("onnxruntime-gpu", "nvidia-modelopt") if packages.get(name)]
+    python = f"Python {results.environment.get('python')}"
+    lines += [f"{', '.join([results.started, python, *named])}.", ""]
     return "\n".join(lines)
 
 

@@ -75,7 +75,7 @@ def measure(sweep: Sweep, combination: Combination, progress: Progress) -> dict[
     if sweep.detector.onnx is not None:
         raise UnavailableError(f"{sweep.detector.name}: is an ONNX file; AutoQuant needs a torch module.")
     if reason := extras.missing({"modelopt": "lowbit[modelopt]"}):
-        raise UnavailableError(f"AutoQuant {reason}.")
+        raise UnavailableError(f"AutoQuant {reason}")
     place = sweep.place
     final, partial = place / combination.id, place / f".{combination.id}.partial"
     place.mkdir(parents=True, exist_ok=True)

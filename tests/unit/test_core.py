@@ -96,10 +96,10 @@ def test_the_core_says_what_a_checkpoint_needs(toy: Toy, core_only: list[str], t
     remedy = "needs torch, which is not installed (pip install -c constraints.txt 'lowbit[torch]')"
     done = toy.pytest("tests/test_accuracy.py", detector=tmp_path / "best.pt")
     assert done.returncode == pytest.ExitCode.USAGE_ERROR
-    assert f"best.pt: a checkpoint of Ultralytics {remedy}" in done.stderr
+    assert f"best.pt: its Ultralytics module {remedy}" in done.stderr
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-rs", f"--runs={tmp_path / 'runs'}"]
     command += [f"--store={tmp_path / 'store'}", "tests/test_accuracy.py", "-k", "int8-ort-minmax and not gpu"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "shapes10n: a checkpoint of Ultralytics needs torch" in re.sub(r"\s+", " ", done.stdout)
+    assert "shapes10n: its Ultralytics module needs torch" in re.sub(r"\s+", " ", done.stdout)
     assert not (tmp_path / "store" / "artifacts").exists()

@@ -138,6 +138,7 @@ def test_two_opinions_of_a_sweep(tmp_path: Path) -> None:
     assert "Nothing was gated" in text and "The gate is open" not in text
     assert "rank correlation 0.40" in text and "1 b (2 and 4)" in text and "<d>" not in text
     assert "| 0.40 | `a`, `b`, `c` | `a`, `c`, `&lt;d>` |" in summary.markdown(results)
+    assert summary.markdown(results).endswith("\nnow, Python 3.11.7, onnxruntime-gpu 1.\n")
     results.write(tmp_path / "results.json")
     assert read(tmp_path / "results.json") == results
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -189,6 +190,14 @@ def test_parts_of_a_sweep_merge(swept: sweep.Sweep, tmp_path: Path) -> None:
     fake(other, "int8-int8-per_channel", sweep.MEASURED, tmp_path / "other")
     with pytest.raises(InputError, match="differ in detector, images or tool versions"):
         sweep.merge([one, tmp_path / "other"], tmp_path / "both")
+
+
+def test_without_modelopt_nothing_is_swept(swept: sweep.Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A skip with its remedy, and no combination that failed: the next run, with ModelOpt, measures them."""
+    monkeypatch.setitem(sys.modules, "modelopt", None)
+    with pytest.raises(UnavailableError, match=r"AutoQuant needs modelopt.*'lowbit\[modelopt\]'"):
+        sweep.measure(swept, sensitivity.find_combination("int8-int8-per_layer"), lambda _: None)
+    assert not swept.place.exists()
 
 
 def test_onnx_files_have_no_module_to_sweep(swept: sweep.Sweep, tmp_path: Path) -> None:
