@@ -7,7 +7,7 @@ record parts, and :func:`merge` makes one entry of them.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -16,11 +16,14 @@ from lowbit import host
 from lowbit.errors import LowbitError, UnavailableError
 from lowbit.evaluate import Case, Evaluation
 from lowbit.gate import WARN, Policy, Verdict
+from lowbit.measure import collapse
 from lowbit.measure.latency import Batched, EndToEnd, Speedup, Timing
 from lowbit.measure.parity import Parity
+from lowbit.measure.remedy import remedy
 from lowbit.results import (
     ArtifactRecord,
     BuildRecord,
+    CollapseRecord,
     Entry,
     LatencyRecord,
     ParityRecord,
@@ -28,6 +31,7 @@ from lowbit.results import (
     ShareRecord,
     Status,
 )
+from lowbit.schemes import Scheme
 
 _Model = TypeVar("_Model", bound=BaseModel)
 _ACCURACY = ("map", "map50", "map75", "map_small", "map_medium", "map_large", "ar", "recall", "miss_rate")
@@ -134,6 +138,29 @@ def timed(
         host=host.name(with_gpu=case.runtime.gpu),
     )
     return part(case, latency=latency, runtime=_runtime(case, evaluation))
+
+
+def explained(case: Case, evaluation: Evaluation, passed: Collection[str] = ()) -> Entry:
+    """Where the collapse of a case begins, or why that can't be told. ``passed``: ids of schemes that are known to pass."""
+    try:
+        found = evaluation.collapse(case)
+    except LowbitError as error:
+        return part(case, collapse_missing=str(error).splitlines()[0])
+    return part(case, collapse=collapse_record(case, evaluation, found, passed))
+
+
+def collapse_record(
+    case: Case, evaluation: Evaluation, found: collapse.Collapse, passed: Collection[str] = ()
+) -> CollapseRecord:
+    """A collapse with its remedy: a scheme that this machine can build of the detector and run on the case's runtime."""
+
+    def usable(scheme: Scheme) -> bool:
+        return evaluation.unable(dataclasses.replace(case, scheme=scheme), timed=False, scored=False) is None
+
+    mend = remedy(found, case.scheme, usable, passed)
+    return CollapseRecord(
+        **dataclasses.asdict(found), cause=mend.cause, where=mend.where, proposal=mend.scheme, reason=mend.reason
+    )
 
 
 def judged(case: Case, verdict: Verdict, threshold: float) -> Entry:

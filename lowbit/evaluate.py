@@ -27,8 +27,8 @@ from lowbit.data.lists import CalibrationSet, load_calibration
 from lowbit.data.load import load_data, load_images, load_unlabelled
 from lowbit.data.pseudo_labels import labelled_by
 from lowbit.detector import Detector, checkpoint, declare, registry
-from lowbit.errors import InputError, UnavailableError
-from lowbit.measure import emulation, executed_kernels, parity, predict, pycocotools_check
+from lowbit.errors import InputError, LowbitError, UnavailableError
+from lowbit.measure import collapse, emulation, executed_kernels, parity, predict, pycocotools_check
 from lowbit.measure.metrics import (
     DEPLOYED_CONFIDENCE,
     Accuracy,
@@ -171,6 +171,7 @@ class Evaluation:
         self.session = cache(self._session)
         self.timed_session = cache(self._timed_session)
         self.kernels = cache(self._kernels)
+        self.collapse = cache(self._collapse)
         self.saturates = cache(self._saturates)
 
     def _weights(self, name: str) -> str:
@@ -419,6 +420,27 @@ class Evaluation:
             guard,
             point,
         )
+
+    def _collapse(self, case: Case) -> collapse.Collapse:
+        """Where the case's artifact departs from FP32, as the graph says it and without VNNI. Raises :class:`LowbitError`
+        if nothing could be compared."""
+        reference, artifact = (self.artifact(case.detector, one) for one in (CATALOGUE["fp32"], case.scheme))
+        depends = self.depends(case, self.options(case), collapse) | {"reference": reference.sha256}
+
+        def measure() -> collapse.Collapse:
+            self.progress(Step(f"{case.id}: comparing its graph with FP32's"))
+            return self.compared(case, reference.path, artifact.path)
+
+        return self.measured.value("collapse", depends, collapse.Collapse, measure).value
+
+    def compared(self, case: Case, reference: Path, artifact: Path) -> collapse.Collapse:
+        """The same of two files: the case's artifact, and FP32 of its detector."""
+        options = runtime.deployed_options(case.scheme.precision, weights_only=case.scheme.weights_only)
+        images = self.inputs(case.detector, collapse.IMAGES, objects=True)
+        try:
+            return collapse.explain(graph.load(reference), graph.load(artifact), images, options.config)
+        except LowbitError as error:
+            raise type(error)(f"{artifact}: compared with {reference}: {error}") from error
 
     def _parity(self, case: Case) -> Parity:
         path, options = self.deployed(case).path, self.options(case)

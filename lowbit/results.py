@@ -17,7 +17,7 @@ from lowbit import files, host, old_results
 from lowbit.errors import InputError
 from lowbit.runtime import DEFAULT, runtimes
 
-SCHEMA = 11
+SCHEMA = 12
 
 
 class Status(StrEnum):
@@ -222,6 +222,60 @@ class EngineRecord(_Model):
     speedup_ci: tuple[float, float]
 
 
+class QuantizerRecord(_Model):
+    """What the quantizer of a tensor alone does to the float values, as :class:`lowbit.measure.collapse.Quantized`."""
+
+    range: tuple[float, float]
+    clipped: float
+    clipped_noise: float
+    sqnr_db: float
+    lost: float
+    done: bool
+
+
+class NodeRecord(_Model):
+    """A node near the begin of a collapse, as :class:`lowbit.measure.collapse.Node`."""
+
+    name: str
+    op: str
+    sqnr_db: float
+    lost: float
+    range: tuple[float, float]
+    other_range: tuple[float, float]
+    quantized: QuantizerRecord | None
+    weight_db: float | None
+    weight_bits: int | None
+    weight_scales: int | None
+    saturated: float | None
+    not_finite: float
+
+
+class DivergenceRecord(_Model):
+    """A quantized graph against the float graph along the network, as :class:`lowbit.measure.collapse.Collapse`."""
+
+    images: int
+    compared: int
+    skipped: dict[str, int]
+    curve: dict[str, float]
+    end: str
+    end_db: float
+    way: list[str]
+    nodes: list[NodeRecord]
+    in_tail: bool
+    without_vnni: DivergenceRecord | None = None
+
+
+class CollapseRecord(DivergenceRecord):
+    """Where a scheme's collapse begins and what mends it. ``cause``: in words; ``where``: the node, null where it is no
+    single one's; ``proposal``: id of a scheme, null where the catalogue has none for this detector; ``reason``: all of it in
+    sentences."""
+
+    cause: str
+    where: str | None
+    proposal: str | None
+    reason: str
+
+
 class Entry(_Model):
     """One scheme on one detector and one provider. mAP and drop are fractions (0.5 points is 0.005).
 
@@ -232,6 +286,7 @@ class Entry(_Model):
     ``layer_sqnr``: the raw head's SQNR in dB with one convolution alone quantized, where the scheme measured it.
     ``drop_ci``: two-sided, 95 %; ``drop_bounds``: the one-sided 95 % bounds, lower and upper, that the verdict is decided by.
     ``operating_point``: null for FP32 itself, and where nobody labelled the images.
+    ``collapse``: of a scheme that failed on accuracy; ``collapse_missing``: why that could not be found out.
     """
 
     detector: str
@@ -268,6 +323,8 @@ class Entry(_Model):
     operating_point: OperatingPointRecord | None = None
     layer_sqnr: dict[str, float] | None = None
     changed_images: list[ChangedImage] | None = None
+    collapse: CollapseRecord | None = None
+    collapse_missing: str | None = None
     crosscheck: CrossCheck | None = None
     engine: EngineRecord | None = None
     threshold: float | None = None

@@ -27,6 +27,8 @@ def test_map_drop(
         record(save_changed_images(case, evidence, workbench, run_folder))
     verdict = workbench.verdict(case, limits, inconclusive=workbench.inconclusive)
     record(entries.judged(case, verdict, limits["map"]))
+    if verdict.status is Status.FAILED and case.scheme.id != "fp32":
+        record(entries.explained(case, workbench))
     if verdict.status is Status.INCONCLUSIVE:
         warnings.warn(f"{case.id}: {verdict.reason}", stacklevel=1)
     assert verdict.allowed, verdict.reason

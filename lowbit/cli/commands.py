@@ -48,6 +48,7 @@ def parser() -> argparse.ArgumentParser:
     commands.add_parser("schema", help="the JSON schema of lowbit.toml, for editors")
     report = commands.add_parser("report", help="write summary.md and report.html again from a run's results.json")
     report.add_argument("run", type=Path, nargs="?", default=Path("runs/latest"), help="run folder (runs/latest)")
+    _add_explain(commands)
     get = commands.add_parser("fetch", help="download official checkpoints and COCO images")
     get.add_argument("asset", nargs="+", help="yolov10n, yolov10s, yolov10m, coco-val100, coco-val5k, coco-calib100")
     get.add_argument("--to", type=Path, help="folder ($LOWBIT_ASSETS, or lowbit/assets in the user's cache)")
@@ -117,6 +118,10 @@ def _run(options: argparse.Namespace, progress: Progress) -> int:
         from lowbit.cli import layers
 
         print(getattr(layers, options.command)(options, progress))
+    elif options.command == "explain":
+        from lowbit.cli import collapses
+
+        print(collapses.explain(options, progress))
     elif options.command == "merge":
         print(merge_runs(options.part, options.to))
     elif options.command == "expectations":
@@ -130,6 +135,20 @@ def _run(options: argparse.Namespace, progress: Progress) -> int:
     else:
         print(write_report(options.run))
     return GOOD
+
+
+def _add_explain(commands: Any) -> None:
+    """The command on where a collapse begins."""
+    why = commands.add_parser("explain", help="where a scheme of a run departs from FP32, and the scheme that mends it")
+    why.add_argument("run", type=Path, help="run folder, as runs/latest")
+    why.add_argument("scheme", help="a quantized scheme that the run has built")
+    why.add_argument(
+        "--detector", help="which one, where the run has several; the .onnx or .pt file of one without a name"
+    )
+    why.add_argument("--dataset", type=Path, help="images with objects (those that the run was measured on)")
+    why.add_argument("--trust-checkpoint", action="store_true", help="unpickle checkpoints of unknown origin")
+    why.add_argument("--image-size", type=int, help="side of the input, for files that leave it open")
+    why.add_argument("--json", action="store_true", help="print it as results.json has it")
 
 
 def _add_sensitivity(commands: Any) -> None:

@@ -7,6 +7,7 @@ in ONNX Runtime; they compute the same on every processor.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -104,6 +105,12 @@ class Emulator:
     def saturating(self) -> bool:
         """Whether its weights allow sums that 16 bits do not hold."""
         return bool(self._allowed)
+
+    def has(self, name: str) -> bool:
+        """Whether :meth:`run` finds a tensor of the model."""
+        with contextlib.suppress(InputError):
+            return bool(self._place(name).output)
+        return False
 
     def run(
         self, tensor: NDArray[np.float32], *, vnni: bool, outputs: Sequence[str] | None = None

@@ -212,12 +212,22 @@ class Differences:
     @property
     def sqnr_db(self) -> float:
         """10 log10 of the reference's power around each tensor's mean over the difference's, over all tensors."""
-        return _decibels(sum(t.power for t in self._tensors), sum(t.noise for t in self._tensors))
+        return decibels(self.power, self.noise)
+
+    @property
+    def power(self) -> float:
+        """The reference's around each tensor's mean, summed over all numbers."""
+        return sum(t.power for t in self._tensors)
+
+    @property
+    def noise(self) -> float:
+        """The differences'."""
+        return sum(t.noise for t in self._tensors)
 
     @property
     def mean_db(self) -> float:
         """The same, where the difference is the mean of every channel's, over all positions and images."""
-        return _decibels(sum(t.power for t in self._tensors), sum(t.shift for t in self._tensors))
+        return decibels(self.power, sum(t.shift for t in self._tensors))
 
     @property
     def ratio(self) -> float:
@@ -264,7 +274,8 @@ class _Sums:
         return float(squares.sum() * self._count / len(squares))
 
 
-def _decibels(power: float, noise: float) -> float:
+def decibels(power: float, noise: float) -> float:
+    """10 log10 of their ratio; at most 999, which stands for no noise at all."""
     return _EQUAL_DB if noise == 0 else min(10 * float(np.log10(max(power, 1e-300) / noise)), _EQUAL_DB)
 
 

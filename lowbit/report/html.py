@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lowbit.gate import points
-from lowbit.report import gallery, pareto, reasons, svg, thresholds
+from lowbit.report import collapses, gallery, pareto, reasons, svg, thresholds
 from lowbit.report.summary import CUT, VERDICTS, disagreements, hosts, left_out, recommend, remarks, shipped
 from lowbit.results import BehaviourRecord, Entry, OperatingPointRecord, Results, Status, SweepRecord
 
@@ -78,6 +78,7 @@ def _section(entries: Sequence[Entry], best: Entry | None, images: Sequence[gall
             for entry in entries
             if (point := entry.operating_point)
         ],
+        "collapses": [_collapse(e) for e in entries if e.collapse or e.collapse_missing],
         "sizes": _by_size(entries),
         "classes": _by_class(entries),
         "gallery": [
@@ -85,6 +86,22 @@ def _section(entries: Sequence[Entry], best: Entry | None, images: Sequence[gall
             for entry, shown in zip(entries, images, strict=True)
             if shown
         ],
+    }
+
+
+def _collapse(entry: Entry) -> dict[str, Any]:
+    """Where a scheme that failed departs from FP32, or why that is not known."""
+    found = entry.collapse
+    if found is None:
+        return {"scheme": entry.scheme, "said": reasons.without_paths(entry.collapse_missing or "")}
+    tables = [("The nodes around it", found), ("What kernels without VNNI lose besides", found.without_vnni)]
+    return {
+        "scheme": entry.scheme,
+        "said": collapses.headline(found),
+        "compared": collapses.compared(found),
+        "chart": collapses.chart(found, entry.scheme),
+        "headings": collapses.HEADINGS,
+        "tables": [(title, collapses.rows(one)) for title, one in tables if one is not None],
     }
 
 

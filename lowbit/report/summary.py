@@ -7,7 +7,7 @@ from itertools import groupby
 
 from lowbit.gate import points
 from lowbit.markdown import escape, table
-from lowbit.report import reasons, thresholds
+from lowbit.report import collapses, reasons, thresholds
 from lowbit.results import CrossCheck, EngineRecord, Entry, RankedLayer, Results, Status, SweepRecord
 from lowbit.runtime import PRECISE
 
@@ -102,6 +102,7 @@ def _section(detector: str, provider: str, entries: Sequence[Entry]) -> list[str
         if (entry.expected_failure or entry.reason) and entry.status is not Status.PASSED:
             why = entry.expected_failure or reasons.explain(entry).what
             lines.append(f"- `{escape(entry.scheme)}`: {escape(why.splitlines()[0])}")
+    lines += [f"- `{escape(e.scheme)}`: {escape(collapses.headline(e.collapse))}" for e in entries if e.collapse]
     in_name_only = [f"`{escape(e.scheme)}`" for e in entries if _in_name_only(e)]
     if in_name_only:
         lines.append(
