@@ -34,6 +34,11 @@ _LOG_LINES = 25
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
+def threads() -> str:
+    """With how many threads torch adds in the processes that :func:`run` starts, as OpenMP reads it."""
+    return BEGAN_WITH.get(_THREADS) or str(len(os.sched_getaffinity(0)))
+
+
 @dataclass(frozen=True)
 class Work:
     """What is run. ``module``: ``python -m`` it; ``title`` begins error messages; ``folder``: where the two meet;

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lowbit import runtime
+from lowbit import runtime, worker
 from lowbit.artifact import Artifact
 from lowbit.data.letterbox import InputSpec
 from lowbit.detector.detector import Detector
@@ -44,7 +44,9 @@ def test_a_second_build_gives_the_same_bytes(workbench: Workbench, scheme: Schem
     request = workbench.request("shapes10n", scheme)
     source = request.source.read_bytes()
     first = workbench.store.get(request)
-    second = Store(tmp_path / "store").get(request)
+    if first.manifest["threads"] != worker.threads():  # built by a session that began with others: torch adds otherwise
+        first = Store(tmp_path / "first").get(request)
+    second = Store(tmp_path / "second").get(request)
     assert second.built
     assert second.sha256 == first.sha256
     assert request.source.read_bytes() == source, "the tool wrote into its input"

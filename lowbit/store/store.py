@@ -144,6 +144,7 @@ class Store:
                 "training_images": len(request.training),
                 "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
                 "seconds": round(time.monotonic() - clock, 3),
+                "threads": worker.threads(),
                 "peak_rss_bytes": outcome["peak_rss_bytes"],
                 "python": sys.version.split()[0],
                 "log": LOG,
