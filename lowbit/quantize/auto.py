@@ -1,8 +1,8 @@
 """An INT8 recipe that is found for one detector, by measurement on calibration images only.
 
 One thing is changed at a time. Its effect is the raw head's SQNR on images that are held out from calibration. Tried are
-the method by which ranges are found, for all tensors and then by kind of tensor, and what may compute in float: kinds of
-operators and single convolutions. What helps and costs time is joined by an integer program
+the method by which ranges are found, for all tensors, then by kind of tensor and by depth, and what may compute in
+float: kinds of operators and single convolutions. What helps and costs time is joined by an integer program
 (:func:`lowbit.sensitivity.bit_allocation.assign`) within what the recipe may cost. The joined recipes are built, opened
 as deployed, and held against the float graph's detections on all held-out images. Evaluation data are never used.
 
@@ -62,7 +62,7 @@ def split(images: Sequence[Path]) -> tuple[Sequence[Path], Sequence[Path]]:
 
 @dataclass(frozen=True)
 class Recipe:
-    """``methods``: how the ranges of every kind of tensor are found; ``floating``: convolutions, by node name, and kinds of
+    """``methods``: how the ranges of every group of tensors are found; ``floating``: convolutions, by node name, and kinds of
     operators (:func:`operators`) that compute in float."""
 
     methods: Mapping[str, str]
@@ -169,21 +169,21 @@ class Search:
         return ranges.collect(self.model, self.calibration, self.job.input, self.job.progress)
 
     @cached_property
-    def kinds(self) -> dict[str, str]:
-        """Of every tensor."""
-        return ranges.kinds(self.model, self.histograms)
+    def groups(self) -> dict[str, str]:
+        """Of every tensor, that whose method it has."""
+        return ranges.groups(self.model, self.histograms)
 
     @cached_property
     def base(self) -> onnx.ModelProto:
         """The graph with every quantizer placed, from which recipes are emulated."""
         self.budget.charge(self.budget.build(0))
         path = self.folder / "base.onnx"
-        self._place(Recipe(dict.fromkeys(self.kinds.values(), "minmax")), path)
+        self._place(Recipe(dict.fromkeys(self.groups.values(), "minmax")), path)
         return graph.load(path)
 
     def run(self) -> list[Built]:
         """Search; returns what was built, in order: min-max first."""
-        start = Recipe(dict.fromkeys(sorted(set(self.kinds.values())), "minmax"))
+        start = Recipe(dict.fromkeys(sorted(set(self.groups.values())), "minmax"))
         first = self._try("start", "min-max everywhere, all in INT8", start)
         if first is None:
             return [self._build(start, "min-max everywhere, all in INT8")]
@@ -236,13 +236,11 @@ class Search:
         self.job.progress(Step(f"{step}: {changed}", detail=said))
 
     def _choose_ranges(self, start: Recipe, level: float) -> tuple[Recipe, float]:
-        """The best method for all tensors, then by kind of tensor the best one while the others stay."""
+        """The best method for all tensors, then by kind and then by group the best one while the others stay."""
         best, found = start, level
-        kinds = [kind for kind in ranges.KINDS if kind in start.methods]
-        for chosen in (kinds, *([kind] for kind in kinds)):
-            said = "all tensors" if chosen is kinds else f"tensors of kind {chosen[0]}"
+        for said, chosen in self._wholes(sorted(start.methods)):
             here, row = best, None
-            for method in ranges.methods(chosen[0] if len(chosen) == 1 else ""):
+            for method in ranges.methods(chosen):
                 tried = replace(here, methods={**here.methods, **dict.fromkeys(chosen, method)})
                 if tried == here:
                     continue
@@ -254,6 +252,16 @@ class Search:
             if row is not None:
                 row["kept"] = True
         return best, found
+
+    def _wholes(self, groups: Sequence[str]) -> list[tuple[str, Sequence[str]]]:
+        """What is given one method at once, and what it is called: everything, kinds, and groups of a kind that has several."""
+        kinds = {kind: [group for group in groups if ranges.kind_of(group) == kind] for kind in ranges.KINDS}
+        several = [group for same in kinds.values() if len(same) > 1 for group in same]
+        return [
+            ("all tensors", groups),
+            *((f"tensors of kind {kind}", same) for kind, same in kinds.items() if same),
+            *((f"tensors of kind {group}", [group]) for group in several),
+        ]
 
     def _effects(self, recipe: Recipe, level: float) -> dict[str, float]:
         """How much noise goes if one convolution or kind of operator alone computes in float, of those that may be spent
@@ -280,7 +288,7 @@ class Search:
         return replace(recipe, floating=frozenset(n for n, dtype in chosen.items() if dtype == bit_allocation.FLOAT))
 
     def _ends(self, recipe: Recipe) -> dict[str, ranges.Range]:
-        return {name: self._span(name, recipe.methods[self.kinds[name]]) for name in self.histograms}
+        return {name: self._span(name, recipe.methods[self.groups[name]]) for name in self.histograms}
 
     def _span(self, name: str, method: str) -> ranges.Range:
         if (name, method) not in self._spans:

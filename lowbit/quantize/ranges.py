@@ -158,13 +158,21 @@ METHODS: Mapping[str, Callable[[Histogram], Range]] = {
     "mse": _least(lambda values: values),
     "silu-mse": _least(_silu),
 }
-# What a tensor may be, as :func:`kinds` finds it; what the most noise comes from first.
+# What a tensor may be; what the most noise comes from first.
 KINDS = (BEFORE_SILU, "SiLU", "convolution", "Add", "Concat", "head", "other")
+# A kind with this many tensors or more is taken apart by depth, in this many parts of as many tensors each.
+_MANY, _PARTS = 12, 4
 
 
-def methods(kind: str) -> tuple[str, ...]:
-    """Those that suit a kind of tensor."""
-    return tuple(name for name in METHODS if name != "silu-mse" or kind == BEFORE_SILU)
+def kind_of(group: str) -> str:
+    """The kind of a group of :func:`groups`."""
+    return group.partition(",")[0]
+
+
+def methods(groups: Collection[str]) -> tuple[str, ...]:
+    """Those that suit all tensors of some groups."""
+    before_silu = {kind_of(group) for group in groups} == {BEFORE_SILU}
+    return tuple(name for name in METHODS if name != "silu-mse" or before_silu)
 
 
 def span(values: Histogram, method: str) -> Range:
@@ -182,8 +190,19 @@ def quantizer(ends: Range) -> graph.Quantizer:
     return np.asarray(scale, np.float32), np.asarray(np.clip(np.rint(-low / scale), 0, _LEVELS - 1), np.uint8)
 
 
-def kinds(model: onnx.ModelProto, names: Collection[str]) -> dict[str, str]:
-    """What kind of tensor each is, for a choice of the method by kind."""
+def groups(model: onnx.ModelProto, names: Collection[str]) -> dict[str, str]:
+    """By tensor the group that shares a method: its kind, and of a kind with many tensors how deep in the graph it is."""
+    found = _kinds(model, names)
+    for kind in KINDS:
+        made = (name for node in model.graph.node for name in node.output)
+        same = [name for name in made if found.get(name) == kind]
+        if len(same) >= _MANY:
+            part = {name: number * _PARTS // len(same) + 1 for number, name in enumerate(same)}
+            found |= {name: f"{kind}, part {part[name]} of {_PARTS}" for name in same}
+    return found
+
+
+def _kinds(model: onnx.ModelProto, names: Collection[str]) -> dict[str, str]:
     readers: dict[str, set[str]] = {}
     for node in model.graph.node:
         for name in node.input:

@@ -146,7 +146,7 @@ def test_too_few_images() -> None:
 @pytest.mark.parametrize("floating", [frozenset(), frozenset({BROKEN}), frozenset({"/model.0/more/Conv", BROKEN})])
 def test_what_is_emulated_is_what_is_built(job: Job, tmp_path: Path, floating: frozenset[str]) -> None:
     search = search_of(job, tmp_path / "search")
-    recipe = auto.Recipe(dict.fromkeys(search.kinds.values(), "mse"), floating)
+    recipe = auto.Recipe(dict.fromkeys(search.groups.values(), "mse"), floating)
     emulation = search._try("float", "", recipe)
     assert search._build(recipe, "").sqnr_db == pytest.approx(emulation, abs=0.05)
 
@@ -169,7 +169,7 @@ def test_ranges_by_every_method() -> None:
     assert found["entropy"][1] < 100
     # Without an outlier nobody cuts far into the values.
     even = histogram(rng.uniform(-1, 3, 60_000))
-    for method in ranges.methods("other"):
+    for method in ranges.methods(["other"]):
         low, high = ranges.span(even, method)
         assert low == pytest.approx(-1, abs=0.1) and high == pytest.approx(3, abs=0.2), method
 
@@ -180,7 +180,8 @@ def test_what_silu_takes_ends_where_silu_is_small() -> None:
     assert ranges.span(values, "mse")[0] == pytest.approx(-30, abs=1)
     low, high = ranges.span(values, "silu-mse")
     assert -9 < low < -3 and high == pytest.approx(10, abs=0.3)
-    assert "silu-mse" in ranges.methods(ranges.BEFORE_SILU) and "silu-mse" not in ranges.methods("SiLU")
+    early = f"{ranges.BEFORE_SILU}, part 1 of 4"
+    assert "silu-mse" in ranges.methods([early]) and "silu-mse" not in ranges.methods([early, "SiLU"])
 
 
 def test_histograms_of_several_images_are_one_of_all() -> None:
@@ -192,6 +193,24 @@ def test_histograms_of_several_images_are_one_of_all() -> None:
     whole = histogram(np.concatenate(parts))
     assert (one.lowest, one.highest, one.counts.sum()) == (whole.lowest, whole.highest, whole.counts.sum())
     assert np.abs(np.cumsum(one.counts) - np.cumsum(whole.counts)).max() < 0.005 * whole.counts.sum()
+
+
+def test_groups_of_tensors_by_kind_and_depth() -> None:
+    nodes, last = [], "images"
+    for number in range(13):
+        names = [f"{part}{number}" for part in ("conv", "gate", "silu")]
+        nodes += [
+            helper.make_node("Conv", [last, "weight"], names[:1]),
+            helper.make_node("Sigmoid", names[:1], names[1:2]),
+            helper.make_node("Mul", names[:2], names[2:]),
+        ]
+        last = names[2]
+    nodes += [helper.make_node("Add", [last, "silu3"], ["sum"]), helper.make_node("Conv", ["sum", "weight"], ["boxes"])]
+    model = helper.make_model(helper.make_graph(nodes, "toy", [], []))
+    found = ranges.groups(model, [name for node in nodes for name in node.output if name != "gate0"])
+    assert (found["conv0"], found["conv12"]) == ("before SiLU, part 1 of 4", "before SiLU, part 4 of 4")
+    assert (found["silu0"], found["silu6"]) == ("SiLU, part 1 of 4", "SiLU, part 2 of 4")
+    assert (found["sum"], found["boxes"], "gate0" in found) == ("Add", "head", False)
 
 
 def test_a_range_that_is_empty_has_a_quantizer() -> None:
