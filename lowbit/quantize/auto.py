@@ -1,6 +1,7 @@
 """An INT8 recipe that is found for one detector, by measurement on calibration images only.
 
-One thing is changed at a time. Its effect is the raw head's SQNR on images that are held out from calibration. Tried are
+One thing is changed at a time. Its effect is the raw head's SQNR where objects are
+(:class:`lowbit.quantize.emulated.Probe`), on images that are held out from calibration. Tried are
 the method by which ranges are found, for all tensors, then by kind of tensor and by depth, and what may compute in
 float: kinds of operators and single convolutions. What helps and costs time is joined by an integer program
 (:func:`lowbit.sensitivity.bit_allocation.assign`) within what the recipe may cost. The joined recipes are built, opened
@@ -62,8 +63,8 @@ def split(images: Sequence[Path]) -> tuple[Sequence[Path], Sequence[Path]]:
 
 @dataclass(frozen=True)
 class Recipe:
-    """``methods``: how the ranges of every group of tensors are found; ``floating``: convolutions, by node name, and kinds of
-    operators (:func:`operators`) that compute in float."""
+    """``methods``: how the ranges of every group of tensors are found; ``floating``: convolutions, by node name, and kinds
+    of operators (:func:`operators`) that compute in float."""
 
     methods: Mapping[str, str]
     floating: frozenset[str] = frozenset()
@@ -156,7 +157,7 @@ class Search:
         self.held = fake_quant.FloatGraph(self.job.source, head, self.job.input, held)
         if self.held.truth is None:
             raise InputError(f"{self.job.source}: has no confident detections on {len(held)} calibration images.")
-        self.probe = emulated.Probe(self.model, self.job.input, held[: min(assignment.NOISE_IMAGES, len(held))])
+        self.probe = emulated.Probe(self.model, self.job.input, held[: assignment.NOISE_IMAGES], head.classes)
         self.cost = Cost(self.model)
         self.kinds_of_operators = operators(self.model)
         self.stem = frozenset(layout.better_in_float(self.model))
@@ -254,7 +255,7 @@ class Search:
         return best, found
 
     def _wholes(self, groups: Sequence[str]) -> list[tuple[str, Sequence[str]]]:
-        """What is given one method at once, and what it is called: everything, kinds, and groups of a kind that has several."""
+        """What is given one method at once, and how that is called: everything, kinds, and groups of a kind with several."""
         kinds = {kind: [group for group in groups if ranges.kind_of(group) == kind] for kind in ranges.KINDS}
         several = [group for same in kinds.values() if len(same) > 1 for group in same]
         return [

@@ -7,6 +7,7 @@ is quantized unless it is made and read in float only.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,6 @@ from numpy.typing import NDArray
 from lowbit import graph
 from lowbit.data.letterbox import InputSpec, preprocess
 from lowbit.graph import layout
-from lowbit.measure.comparison import compare_heads
 from lowbit.quantize import ort
 from lowbit.runtime import plain_session
 
@@ -83,12 +83,19 @@ def _free(quantized: onnx.ModelProto, model: onnx.ModelProto, floating: Collecti
 
 
 class Probe:
-    """How far a Q/DQ graph's raw head, as it is dequantized, is from the float graph's, on a few images."""
+    """How far a Q/DQ graph's raw head, as it is dequantized, is from the float graph's where objects are, on a few images.
 
-    def __init__(self, model: onnx.ModelProto, spec: InputSpec, images: Sequence[Path]) -> None:
+    Nearly all positions of a raw head see background, where errors change no detection: on YOLOv8n ranges that clip won
+    4 dB over all positions, and lost twice as much AP as min-max. So every position of a level counts by the largest class
+    probability that the float graph gives it. ``classes``: how many there are. A level without an output of
+    as many channels, as heads have that put everything into one convolution, counts evenly.
+    """
+
+    def __init__(self, model: onnx.ModelProto, spec: InputSpec, images: Sequence[Path], classes: int) -> None:
         self._inputs = [preprocess(image, spec)[0] for image in images]
         self._names = graph.head_outputs(model)
         self._heads = self._run(model)
+        self._weights = [weight for head in self._heads for weight in _weights(head, classes)]
 
     @property
     def images(self) -> int:
@@ -96,10 +103,17 @@ class Probe:
         return len(self._inputs)
 
     def sqnr(self, quantized: onnx.ModelProto) -> float:
-        """In dB, 999 for an equal one."""
-        return float(min(compare_heads(self._heads, self._run(quantized)).sqnr_db, _EQUAL))
+        """In dB, of the signal around every tensor's mean; 999 for an equal one."""
+        power = noise = 0.0
+        pairs = zip(chain(*self._heads), chain(*self._run(quantized)), self._weights, strict=True)
+        for one, two, weight in pairs:
+            spread = np.broadcast_to(weight, one.shape)
+            power += float((spread * np.square(one - np.average(one, weights=spread))).sum(dtype=float))
+            noise += float((spread * np.square(np.asarray(two, float) - one)).sum())
+        return float(min(10 * np.log10(max(power, 1e-300) / noise), _EQUAL)) if noise else _EQUAL
 
-    def _run(self, model: onnx.ModelProto) -> list[NDArray[np.float32]]:
+    def _run(self, model: onnx.ModelProto) -> list[list[NDArray[np.float32]]]:
+        """The raw head of every image."""
         import onnx
 
         made = {node.input[0]: node.output[0] for node in model.graph.node if node.op_type.endswith("eLinear")}
@@ -111,4 +125,14 @@ class Probe:
         # What is asked for is what is computed: no integer kernels.
         session = plain_session(copied, (("session.disable_quant_qdq", "1"),))
         feed = session.get_inputs()[0].name
-        return [value for image in self._inputs for value in session.run(names, {feed: image})]
+        return [session.run(names, {feed: image}) for image in self._inputs]
+
+
+def _weights(head: Sequence[NDArray[np.float32]], classes: int) -> list[NDArray[np.float64]]:
+    """Of every tensor of a raw head, [1, channels, height, width]: what its positions count, so that it broadcasts."""
+    levels: dict[tuple[int, ...], NDArray[np.float64]] = {}
+    for tensor in head:
+        if tensor.ndim == 4 and tensor.shape[1] == classes:
+            largest = tensor.max(1, keepdims=True).astype(float)
+            levels[tensor.shape[2:]] = 1 / (1 + np.exp(-np.clip(largest, -50, 50)))
+    return [levels.get(tensor.shape[2:], np.ones(())) for tensor in head]

@@ -182,7 +182,7 @@ def span(values: Histogram, method: str) -> Range:
 
 
 def quantizer(ends: Range) -> graph.Quantizer:
-    """Scale and zero point of unsigned 8 bits for a range, as ONNX Runtime's quantizer takes them; 1 and 0 for an empty one."""
+    """Scale and zero point of unsigned 8 bits for a range, as ONNX Runtime's quantizer has them; of an empty one 1 and 0."""
     low, high = map(np.float32, ends)
     scale = (high - low) / np.float32(_LEVELS - 1)
     if scale <= np.finfo(np.float32).tiny:

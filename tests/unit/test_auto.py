@@ -225,6 +225,18 @@ def test_a_budget_is_above_nothing() -> None:
         Given(search_minutes=-1)
 
 
+def test_noise_counts_where_objects_are() -> None:
+    classes = np.full((1, 2, 2, 2), -9, np.float32)
+    classes[0, 1, 0, 1] = 2
+    boxes, joined = np.zeros((1, 64, 2, 2), np.float32), np.zeros((1, 5, 3, 3), np.float32)
+    found = emulated._weights([boxes, classes, joined], 2)
+    for weight in found[:2]:
+        assert weight.shape == (1, 1, 2, 2)
+        assert weight[0, 0, 0, 1] == pytest.approx(1 / (1 + np.exp(-2)))
+        assert weight.sum() - weight[0, 0, 0, 1] == pytest.approx(3 / (1 + np.exp(9)))
+    assert found[2].tolist() == 1
+
+
 def test_the_probe_reads_what_is_dequantized(job: Job, tmp_path: Path) -> None:
     search = search_of(job, tmp_path / "search")
     assert search.probe.sqnr(search.model) == 999
