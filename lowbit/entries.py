@@ -25,8 +25,10 @@ from lowbit.results import (
     BuildRecord,
     CollapseRecord,
     Entry,
+    FootprintRecord,
     LatencyRecord,
     ParityRecord,
+    ProcessSpeedupRecord,
     RuntimeRecord,
     ShareRecord,
     Status,
@@ -163,6 +165,24 @@ def collapse_record(
     )
 
 
+def footprint(case: Case, evaluation: Evaluation) -> Entry:
+    """The memory that the artifact adds to a process, and its load time."""
+    found = evaluation.footprint(case)
+    return part(case, footprint=FootprintRecord(**dataclasses.asdict(found), host=host.name(with_gpu=case.runtime.gpu)))
+
+
+def costs(case: Case, evaluation: Evaluation, limits: dict[str, float]) -> Entry:
+    """What ``limits`` ask to know of what deploying the case costs: footprint, and the speed-up over processes."""
+    found, said = evaluation.costs(case, limits), part(case)
+    if found.footprint:
+        said = merge(said, footprint(case, evaluation))
+    if found.speedup:
+        where = host.name(with_gpu=case.runtime.gpu)
+        record = ProcessSpeedupRecord(**dataclasses.asdict(found.speedup), host=where)
+        said = merge(said, part(case, process_speedup=record))
+    return said
+
+
 def judged(case: Case, verdict: Verdict, threshold: float) -> Entry:
     """The gate's verdict. ``threshold``: the drop of mAP that it allows, a fraction."""
     return part(case, status=verdict.status, reason=verdict.reason or None, threshold=threshold)
@@ -181,6 +201,7 @@ def entry(case: Case, evaluation: Evaluation, limits: dict[str, float], *, incon
             raise UnavailableError(reason)
         for measure in (built, scored):
             found = merge(found, measure(case, evaluation))
+        found = merge(found, costs(case, evaluation, limits))
         end = judged(case, evaluation.verdict(case, limits, inconclusive=inconclusive), limits["map"])
     except UnavailableError as error:
         end = part(case, status=Status.SKIPPED, reason=str(error))

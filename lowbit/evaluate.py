@@ -28,7 +28,7 @@ from lowbit.data.load import load_data, load_images, load_unlabelled
 from lowbit.data.pseudo_labels import labelled_by
 from lowbit.detector import Detector, checkpoint, declare, registry
 from lowbit.errors import InputError, LowbitError, UnavailableError
-from lowbit.measure import collapse, emulation, executed_kernels, parity, predict, pycocotools_check
+from lowbit.measure import alone, collapse, emulation, executed_kernels, parity, predict, pycocotools_check
 from lowbit.measure.metrics import (
     DEPLOYED_CONFIDENCE,
     Accuracy,
@@ -82,6 +82,11 @@ class Case:
 def detector_name(given: str) -> str:
     """What a detector is called in test ids and results: a registered or declared name, or a file's stem."""
     return Path(given).stem if given.endswith((".onnx", ".pt")) else given
+
+
+def emulates(case: Case) -> bool:
+    """Whether the runtime has no kernels of the case's precision, so that its time says nothing."""
+    return case.scheme.precision == "fp8" and not case.runtime.times_fp8
 
 
 def reference_of(case: Case) -> Case:
@@ -172,6 +177,8 @@ class Evaluation:
         self.timed_session = cache(self._timed_session)
         self.kernels = cache(self._kernels)
         self.collapse = cache(self._collapse)
+        self.footprint = cache(self._footprint)
+        self.process_speedup = cache(self._process_speedup)
         self.saturates = cache(self._saturates)
 
     def _weights(self, name: str) -> str:
@@ -205,7 +212,7 @@ class Evaluation:
         """Why a case can't be built or measured here, or None. ``timed``, ``scored``: what would be measured of it."""
         if reason := capability.missing(case.scheme, case.runtime):
             return reason
-        if timed and case.scheme.precision == "fp8" and not case.runtime.times_fp8:
+        if timed and emulates(case):
             return f"{case.runtime.title} has no FP8 kernels and emulates it: its time would say nothing"
         try:
             detector = self.detector(case.detector)
@@ -451,6 +458,45 @@ class Evaluation:
 
         return self.measured.value("parity", self.depends(case, options, parity), Parity, measure).value
 
+    def untimed(self) -> str | None:
+        """Why this evaluation takes no times, or None."""
+        return None
+
+    def _footprint(self, case: Case) -> alone.Footprint:
+        return self.measured.value(
+            "footprint",
+            self.depends(case, self.timed_options(case), alone),
+            alone.Footprint,
+            lambda: alone.footprint(self._as_timed(case), self.inputs(case.detector, 1)[0], self.progress),
+        ).value
+
+    def _process_speedup(self, case: Case) -> alone.ProcessSpeedup:
+        reference = reference_of(case)
+        others = self.depends(reference, self.timed_options(reference), alone)
+        return self.measured.value(
+            "speed-up over processes",
+            {"reference": others, "candidate": self.depends(case, self.timed_options(case), alone)},
+            alone.ProcessSpeedup,
+            lambda: alone.speedup(
+                self._as_timed(reference), self._as_timed(case), self.inputs(case.detector, 1)[0], self.progress
+            ),
+        ).value
+
+    def _as_timed(self, case: Case) -> alone.Deployed:
+        return alone.Deployed(self.deployed(case).path, self.timed_options(case))
+
+    def costs(self, case: Case, limits: dict[str, float]) -> gate.Costs:
+        """What ``limits`` ask to know of what deploying a case costs, measured now if it was not yet."""
+        untimed = self.untimed()
+        weighed = any(name in limits for name in gate.FOOTPRINT)
+        timed = "min_speedup" in limits and untimed is None and not emulates(case)
+        return gate.Costs(
+            self.footprint(case) if weighed else None,
+            self.process_speedup(case) if timed else None,
+            untimed,
+            emulates(case),
+        )
+
     def verdict(self, case: Case, limits: dict[str, float], *, inconclusive: gate.Policy = gate.WARN) -> gate.Verdict:
         """What the gate says of a case. ``limits``: as :func:`lowbit.gate.absolute` gives them; ``inconclusive``: as
         for :func:`lowbit.gate.decide`."""
@@ -466,6 +512,7 @@ class Evaluation:
             # Of other runtimes a share of MACs in integer kernels is not asked.
             kernels_hidden=not case.on_default,
             size_bytes=self.artifact(case.detector, case.scheme).size_bytes,
+            costs=self.costs(case, limits),
             inconclusive=inconclusive,
             images=len(dataset.images),
         )

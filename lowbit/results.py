@@ -17,7 +17,7 @@ from lowbit import files, host, old_results
 from lowbit.errors import InputError
 from lowbit.runtime import DEFAULT, runtimes
 
-SCHEMA = 12
+SCHEMA = 13
 
 
 class Status(StrEnum):
@@ -117,6 +117,26 @@ class LatencyRecord(_Model):
     batched: dict[str, float] | None = None
     affinity: list[int] | None = None
     gpu_state: list[host.GpuState] | None = None
+    host: str
+
+
+class FootprintRecord(_Model):
+    """What :class:`lowbit.measure.alone.Footprint` says, and the machine that it was measured on."""
+
+    load_seconds: float
+    memory_bytes: int
+    peak_rss_bytes: int
+    processes: int
+    host: str
+
+
+class ProcessSpeedupRecord(_Model):
+    """What :class:`lowbit.measure.alone.ProcessSpeedup` says, and the machine that it was measured on."""
+
+    ratio: float
+    interval: tuple[float, float]
+    bounds: tuple[float, float]
+    by_process: tuple[float, ...]
     host: str
 
 
@@ -331,6 +351,8 @@ class Entry(_Model):
     artifact: ArtifactRecord | None = None
     runtime: RuntimeRecord | None = None
     latency: LatencyRecord | None = None
+    footprint: FootprintRecord | None = None
+    process_speedup: ProcessSpeedupRecord | None = None
     build: BuildRecord | None = None
 
     @property

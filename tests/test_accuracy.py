@@ -25,6 +25,7 @@ def test_map_drop(
     save_detections(case, evidence, run_folder)
     if case.scheme.id != "fp32":
         record(save_changed_images(case, evidence, workbench, run_folder))
+    record(entries.costs(case, workbench, limits))
     verdict = workbench.verdict(case, limits, inconclusive=workbench.inconclusive)
     record(entries.judged(case, verdict, limits["map"]))
     if verdict.status is Status.FAILED and case.scheme.id != "fp32":

@@ -68,6 +68,7 @@ def test_latency(
     )
     record(entries.built(case, workbench))
     record(measured)
+    record(entries.footprint(case, workbench))
     assert timing.rounds == ROUNDS
 
 

@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from lowbit import toml
 from lowbit.errors import InputError
 from lowbit.gate.verdict import points
+from lowbit.measure.alone import Footprint
 
 # Shares of FP32's accuracy that MLPerf Inference asks of a quantized model in its closed division.
 PRESETS = {"mlperf-99": {"relative": 0.99}, "mlperf-99.9": {"relative": 0.999}}
@@ -23,7 +24,9 @@ Weights = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 class Limits(toml.Table):
     """Allowed drops as fractions (``score_shift``: of a score; ``miss_rate``: its rise). ``relative``: the least AP, as a
     share of FP32's on the same images. ``int8_macs``: the least share of multiply-accumulates in integer kernels on the CPU
-    provider. ``max_bytes``: the largest artifact. One of ``map`` and ``relative`` is needed; of both the stricter counts."""
+    provider. ``max_bytes``: the largest artifact. ``max_memory_bytes``: what loading and running it may add to a process,
+    ``max_load_seconds``: the time until it can run (:class:`lowbit.measure.alone.Footprint`). ``min_speedup``: the least
+    speed over FP32's on the same runtime, over several processes (:class:`lowbit.measure.alone.ProcessSpeedup`). One of ``map`` and ``relative`` is needed; of both the stricter counts."""
 
     map: Fraction | None = None
     relative: Fraction | None = None
@@ -38,6 +41,9 @@ class Limits(toml.Table):
     score_shift: Fraction | None = None
     int8_macs: Fraction | None = None
     max_bytes: Annotated[int, Field(gt=0, strict=True)] | None = None
+    max_memory_bytes: Annotated[int, Field(gt=0, strict=True)] | None = None
+    max_load_seconds: Annotated[float, Field(gt=0)] | None = None
+    min_speedup: Annotated[float, Field(gt=0)] | None = None
 
     @model_validator(mode="after")
     def _judges_map(self) -> Limits:
@@ -102,10 +108,11 @@ class Thresholds:
 
 def load_thresholds(path: Path, base: Thresholds | None = None) -> Thresholds:
     """Read thresholds that go before ``base``. Raises :class:`InputError` for a missing or malformed file or a limit outside [0, 1]."""
-    fractions = ", ".join(name for name in Limits.model_fields if name != "max_bytes")
+    fractions = ", ".join(name for name in Limits.model_fields if name not in _AMOUNTS)
+    amounts = "; or ".join(f"{name}, {kind}" for name, kind in _AMOUNTS.items())
     remedy = (
-        f"A limit is a fraction between 0 and 1 (1.0 point is 0.010) of: {fractions}; or max_bytes, a whole number; or a "
-        f"preset: {', '.join(PRESETS)}."
+        f"A limit is a fraction between 0 and 1 (1.0 point is 0.010) of: {fractions}; or {amounts}; or a preset: "
+        f"{', '.join(PRESETS)}."
     )
     return Thresholds(path, toml.read(path, dict[str, LimitsTable], remedy), base)
 
@@ -119,8 +126,18 @@ def absolute(limits: dict[str, float], reference: float) -> dict[str, float]:
     return {**rest, "map": min(allowed, limits.get("map", allowed))}
 
 
+# Limits on what is no fraction, and what they are.
+_AMOUNTS = {
+    "max_bytes": "a whole number",
+    "max_memory_bytes": "a whole number",
+    "max_load_seconds": "a number above 0",
+    "min_speedup": "a ratio above 0",
+}
+# Those on what takes a quiet machine to measure, and on what a process of its own says.
+TIMED = ("max_load_seconds", "min_speedup")
+FOOTPRINT = ("max_memory_bytes", "max_load_seconds")
 # Limits on what is no drop.
-_OTHERS = frozenset({"map", "int8_macs", "max_bytes"})
+_OTHERS = frozenset({"map", "int8_macs", *_AMOUNTS})
 
 
 def broken_limits(
@@ -130,11 +147,16 @@ def broken_limits(
     *,
     kernels_hidden: bool = False,
     size_bytes: int | None = None,
+    footprint: Footprint | None = None,
+    untimed: str | None = None,
+    times_hidden: bool = False,
 ) -> list[str]:
-    """Every limit but mAP's that is broken, in words. These compare point estimates; mAP is judged by its interval.
+    """Every limit that is broken, in words, but for mAP's and the speed-up's where it was measured. These compare point
+    estimates; mAP and the speed-up are judged by their intervals.
 
     A limit on something that was not measured counts as broken. ``kernels_hidden``: the runtime does not report which
-    kernels ran, so ``int8_macs`` is not required.
+    kernels ran, so ``int8_macs`` is not required. ``untimed``: why no times were taken, None where they were;
+    ``times_hidden``: the runtime's times say nothing, so limits on them are not required.
     """
     said = [
         f"{name} {'rises' if name == 'miss_rate' else 'drops'} {points(drops[name])} points, limit {points(limit)}"
@@ -154,4 +176,25 @@ def broken_limits(
         )
     if size_bytes is not None and size_bytes > limits.get("max_bytes", size_bytes):
         said.append(f"the artifact has {size_bytes} bytes, at most {limits['max_bytes']:.0f} are allowed")
+    return said + _broken_costs(limits, footprint, None if times_hidden else untimed, times_hidden=times_hidden)
+
+
+def _broken_costs(
+    limits: dict[str, float], footprint: Footprint | None, untimed: str | None, *, times_hidden: bool
+) -> list[str]:
+    """Limits on what deploying the artifact costs that are broken or, not being measured, count as broken."""
+    if untimed:
+        said = [f"{name} has a limit and was not measured: {untimed}" for name in TIMED if name in limits]
+    else:
+        said = []
+    memory, seconds = limits.get("max_memory_bytes"), limits.get("max_load_seconds")
+    if memory is not None and footprint is None:
+        said.append("max_memory_bytes has a limit, and no memory was measured")
+    if memory is not None and footprint is not None and footprint.memory_bytes > memory:
+        said.append(
+            f"loading and running the artifact adds {footprint.memory_bytes} bytes of memory, at most {memory:.0f} are allowed"
+        )
+    timed = not untimed and not times_hidden
+    if timed and seconds is not None and footprint is not None and footprint.load_seconds > seconds:
+        said.append(f"the artifact takes {footprint.load_seconds:.3f} s to load, at most {seconds:.3f} s are allowed")
     return said

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from lowbit.gate.policy import WARN, Policy
+from lowbit.measure.alone import ProcessSpeedup
 from lowbit.results import Status
 
 
@@ -52,6 +53,27 @@ def decide(
     settle = f"; {_settling(drop, bounds, threshold, images)} would settle it" if images else ""
     allowed = inconclusive.allows(drop <= threshold)
     return Verdict(Status.INCONCLUSIVE, allowed, (f"{said}: {between}, {inconclusive.said}{settle}",))
+
+
+def decide_speed(speedup: ProcessSpeedup, least: float, inconclusive: Policy = WARN) -> Verdict:
+    """Judge a speed-up by two one-sided tests at the 5 % level, as :func:`decide` does a drop. ``least``: the ratio that is
+    asked for."""
+    low, high = speedup.bounds
+    said = (
+        f"speed-up {speedup.ratio:.2f}x, 95 % CI [{speedup.interval[0]:.2f}, {speedup.interval[1]:.2f}] over "
+        f"{len(speedup.by_process)} processes, at least {least:.2f}x asked for"
+    )
+    if low >= least:
+        return Verdict(
+            Status.PASSED, True, (f"{said}: at least {low:.2f}x by the one-sided 95 % bound, which decides",)
+        )
+    if high < least:
+        return Verdict(
+            Status.FAILED, False, (f"{said}: at most {high:.2f}x by the one-sided 95 % bound, which decides",)
+        )
+    between = f"the one-sided 95 % bounds, {low:.2f}x and {high:.2f}x, lie on both sides of that"
+    allowed = inconclusive.allows(speedup.ratio >= least)
+    return Verdict(Status.INCONCLUSIVE, allowed, (f"{said}: {between}, {inconclusive.said}",))
 
 
 def _settling(drop: float, bounds: tuple[float, float], threshold: float, images: int) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 from lowbit.gate import points
 from lowbit.report import collapses, gallery, pareto, reasons, svg, thresholds
-from lowbit.report.summary import CUT, VERDICTS, disagreements, hosts, left_out, recommend, remarks, shipped
+from lowbit.report.summary import CUT, VERDICTS, costs, disagreements, hosts, left_out, recommend, remarks, shipped
 from lowbit.results import BehaviourRecord, Entry, OperatingPointRecord, Results, Status, SweepRecord
 
 _COLOURS = {Status.PASSED: "#1b7837", Status.INCONCLUSIVE: "#b8860b", Status.FAILED: "#b2182b", Status.ERROR: "#b2182b"}
@@ -57,7 +57,7 @@ def page(results: Results, folder: Path) -> str:
 
 def _section(entries: Sequence[Entry], best: Entry | None, images: Sequence[gallery.Shown | None]) -> dict[str, Any]:
     first = next((entry for entry in entries if entry.images), None)
-    said = (*(remark for entry in entries for remark in remarks(entry)), *left_out(entries))
+    said = (*(remark for entry in entries for remark in remarks(entry)), *left_out(entries), *costs(entries))
     return {
         "detector": entries[0].detector,
         "provider": entries[0].provider,

@@ -110,7 +110,7 @@ def _section(detector: str, provider: str, entries: Sequence[Entry]) -> list[str
         )
     lines += [f"- {escape(line)}" for line in thresholds.summary_lines(entries)]
     lines += [f"- {sentence}" for entry in entries for sentence in remarks(entry)]
-    lines += [f"- {sentence}" for sentence in left_out(entries)]
+    lines += [f"- {sentence}" for sentence in (*left_out(entries), *costs(entries))]
     return [*lines, ""] if lines[-1] else lines
 
 
@@ -133,6 +133,27 @@ def left_out(entries: Sequence[Entry]) -> list[str]:
         f"Left out of {', '.join(schemes)}: {escape(rewrite)} ({escape(reason.rstrip('.'))})"
         for (rewrite, reason), schemes in found.items()
     ]
+
+
+def costs(entries: Sequence[Entry]) -> list[str]:
+    """A sentence on what loading and running every artifact costs a process, and one on every speed-up that a limit asked
+    for."""
+    weighed = [
+        f"`{escape(e.scheme)}` {e.footprint.memory_bytes / 1e6:.0f} MB, {e.footprint.load_seconds:.2f} s"
+        for e in entries
+        if e.footprint
+    ]
+    said = (
+        [f"Memory that loading and running adds to a process, and load time: {'; '.join(weighed)}"] if weighed else []
+    )
+    for entry in entries:
+        if found := entry.process_speedup:
+            low, high = found.interval
+            said.append(
+                f"`{escape(entry.scheme)}` over {len(found.by_process)} processes: {found.ratio:.2f}x the speed of FP32, "
+                f"95 % CI [{low:.2f}, {high:.2f}]; at least {found.bounds[0]:.2f}x by the one-sided 95 % bound"
+            )
+    return said
 
 
 def _precise(entry: Entry) -> str:

@@ -9,6 +9,7 @@ import pytest
 from lowbit.detector import find_detector
 from lowbit.errors import InputError
 from lowbit.gate import (
+    Costs,
     Policy,
     absolute,
     broken_limits,
@@ -19,6 +20,7 @@ from lowbit.gate import (
     load_thresholds,
 )
 from lowbit.gate.policy import STRICT, Choice
+from lowbit.measure.alone import Footprint, ProcessSpeedup
 from lowbit.results import Status
 from lowbit_pytest.options import HERE
 
@@ -74,6 +76,56 @@ def test_a_limit_on_what_was_not_measured_is_broken() -> None:
 def test_what_stops_a_merge_has_failed(policy: Choice, status: Status) -> None:
     verdict = judge({"map": 0.01}, {"map": 0.008}, (0.001, 0.015), (0.002, 0.014), None, inconclusive=rule(policy))
     assert (verdict.status, verdict.allowed) == (status, policy == "pass")
+
+
+def speed(ratio: float, low: float, high: float) -> ProcessSpeedup:
+    return ProcessSpeedup(ratio, (low - 0.1, high + 0.1), (low, high), (ratio,) * 3)
+
+
+@pytest.mark.parametrize(
+    ("measured", "policy", "status"),
+    [
+        (speed(1.9, 1.8, 2.0), "fail", Status.PASSED),
+        (speed(1.2, 1.1, 1.3), "pass", Status.FAILED),
+        (speed(1.6, 1.4, 1.8), "warn", Status.INCONCLUSIVE),
+        (speed(1.45, 1.3, 1.6), "warn", Status.FAILED),
+        (speed(1.6, 1.4, 1.8), "fail", Status.FAILED),
+        (speed(1.45, 1.3, 1.6), "pass", Status.INCONCLUSIVE),
+    ],
+)
+def test_a_speed_up_is_judged_by_its_one_sided_bounds(measured: ProcessSpeedup, policy: Choice, status: Status) -> None:
+    costs = Costs(speedup=measured, untimed=None)
+    limits = {"map": 0.01, "min_speedup": 1.5}
+    verdict = judge(limits, {"map": 0.0}, *NARROW, None, costs=costs, inconclusive=rule(policy))
+    assert (verdict.status, verdict.allowed) == (status, status is not Status.FAILED)
+    assert "over 3 processes, at least 1.50x asked for" in verdict.reason and "one-sided 95 % bound" in verdict.reason
+
+
+def test_limits_on_memory_and_load_time() -> None:
+    found = Footprint(load_seconds=0.5, memory_bytes=100, peak_rss_bytes=1000, processes=3)
+    kept = {"map": 0.01, "max_memory_bytes": 100, "max_load_seconds": 0.5}
+    costs = Costs(footprint=found, untimed=None)
+    assert judge(kept, {"map": 0.0}, *NARROW, None, costs=costs).status is Status.PASSED
+    verdict = judge({**kept, "max_memory_bytes": 99, "max_load_seconds": 0.4}, {"map": 0.0}, *NARROW, None, costs=costs)
+    assert verdict.status is Status.FAILED
+    assert verdict.reasons == (
+        "loading and running the artifact adds 100 bytes of memory, at most 99 are allowed",
+        "the artifact takes 0.500 s to load, at most 0.400 s are allowed",
+    )
+
+
+def test_limits_on_times_that_were_not_taken_are_broken() -> None:
+    """A runtime that emulates a precision has no times that say anything: there they are not asked for."""
+    limits = {"map": 0.01, "min_speedup": 1.5, "max_load_seconds": 1.0, "max_memory_bytes": 100}
+    found = Footprint(load_seconds=0.5, memory_bytes=100, peak_rss_bytes=1000, processes=3)
+    verdict = judge(limits, {"map": 0.0}, *NARROW, None, costs=Costs(found, untimed="it is a quick run"))
+    assert verdict.reasons == (
+        "max_load_seconds has a limit and was not measured: it is a quick run",
+        "min_speedup has a limit and was not measured: it is a quick run",
+    )
+    for costs in (Costs(found, times_hidden=True), Costs(found, untimed=None, times_hidden=True)):
+        assert judge(limits, {"map": 0.0}, *NARROW, None, costs=costs).status is Status.PASSED
+    assert judge(limits, {"map": 0.0}, *NARROW, None).status is Status.FAILED
 
 
 def test_own_thresholds_go_before_lowbits(tmp_path: Path) -> None:
@@ -174,6 +226,9 @@ def test_a_table_of_weights_is_for_these_weights_whatever_their_file_is_called(t
         ("[default]\nint8 = { recall = 0.1 }", r"int8: has neither map nor relative"),
         ("[default]\nint8 = 'mlperf-98'", r"int8: is no preset; known: mlperf-99, mlperf-99\.9"),
         ("[default]\nint8 = { map = 0.1, max_bytes = 0.5 }", r"int8\.max_bytes: .*0\.5.*max_bytes, a whole number"),
+        ("[default]\nint8 = { map = 0.1, min_speedup = 0 }", r"int8\.min_speedup: .*min_speedup, a ratio above 0"),
+        ("[default]\nint8 = { map = 0.1, max_memory_bytes = 1.5 }", r"int8\.max_memory_bytes: .*a whole number"),
+        ("[default]\nint8 = { map = 0.1, max_load_seconds = -1 }", r"int8\.max_load_seconds: .*a number above 0"),
         ("[default]\nint8 = { map = 0.1, speed = 0.1 }", r"int8\.speed: .*worst_class"),
         ("[yolov10n]\nweights = ['yolov10n.onnx']", r"yolov10n\.weights\.0: .*yolov10n\.onnx"),
     ],

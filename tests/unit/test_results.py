@@ -14,7 +14,7 @@ from lowbit import host, results
 from lowbit.errors import InputError
 from lowbit.host import GpuState
 from lowbit.report import summary
-from lowbit.results import ArtifactRecord, Entry, LatencyRecord, Results, Status
+from lowbit.results import ArtifactRecord, Entry, FootprintRecord, LatencyRecord, ProcessSpeedupRecord, Results, Status
 
 ENVIRONMENT = {
     "python": "3.11.7",
@@ -57,7 +57,7 @@ def test_round_trip(tmp_path: Path) -> None:
     first.write(path)
     assert results.read(path) == first
     data = json.loads(path.read_text())
-    assert data["schema"] == results.SCHEMA == 12
+    assert data["schema"] == results.SCHEMA == 13
     assert data["entries"][0]["latency"] is None
 
 
@@ -253,3 +253,19 @@ def test_a_damaged_old_file_is_refused_by_name(tmp_path: Path, state: object) ->
     path.write_text(json.dumps(data))
     with pytest.raises(InputError, match=rf"results\.json: is no results\.json of schema {results.SCHEMA} or older"):
         results.read(path)
+
+
+def test_the_summary_says_what_deploying_costs() -> None:
+    footprint = FootprintRecord(
+        load_seconds=0.126, memory_bytes=41_600_000, peak_rss_bytes=120_000_000, processes=3, host="a CPU"
+    )
+    speed = ProcessSpeedupRecord(
+        ratio=1.9, interval=(1.7, 2.12), bounds=(1.76, 2.05), by_process=(1.8, 1.9, 2.0), host="a CPU"
+    )
+    found = [entry("fp32", footprint=footprint), entry("int8-a", 0.0, footprint=footprint, process_speedup=speed)]
+    assert summary.costs(found) == [
+        "Memory that loading and running adds to a process, and load time: `fp32` 42 MB, 0.13 s; `int8-a` 42 MB, 0.13 s",
+        "`int8-a` over 3 processes: 1.90x the speed of FP32, 95 % CI [1.70, 2.12]; at least 1.76x by the one-sided 95 % bound",
+    ]
+    assert summary.costs([entry("fp32")]) == []
+    assert all(f"- {line}" in summary.markdown(run(*found)) for line in summary.costs(found))

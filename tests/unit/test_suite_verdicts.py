@@ -174,6 +174,28 @@ def test_in_ci_the_interval_decides(
     assert said in done.stdout.partition("collected")[0]
 
 
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ((), "over 3 processes, at least 1000.00x asked for"),
+        (("--quick",), "min_speedup has a limit and was not measured: a quick run takes no times"),
+        (("-n", "1"), "min_speedup has a limit and was not measured: timings need the machine for themselves"),
+    ],
+    ids=["alone", "quick", "xdist"],
+)
+def test_a_limit_on_speed_is_held_or_broken(toy: Toy, tmp_path: Path, more: tuple[str, ...], said: str) -> None:
+    """No detector becomes a thousand times faster. Memory is measured in any case."""
+    thresholds = tmp_path / "gate.toml"
+    thresholds.write_text("[default]\nint8 = { map = 0.01, min_speedup = 1000, max_memory_bytes = 100_000_000_000 }\n")
+    chosen = "int8-ort-minmax and not cuda and not trt and not openvino"
+    done = toy.pytest("tests/test_accuracy.py", "-k", chosen, f"--thresholds={thresholds}", *more)
+    assert done.returncode == 1, done.stdout + done.stderr
+    (entry,) = toy.results().entries
+    assert entry.status is results.Status.FAILED and said in (entry.reason or "")
+    assert entry.footprint is not None and entry.footprint.memory_bytes < entry.footprint.peak_rss_bytes
+    assert (entry.process_speedup is None) is bool(more)
+
+
 KILLER = """
 import os, signal
 
