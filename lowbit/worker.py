@@ -63,7 +63,7 @@ def run(work: Work, request: dict[str, Any], progress: Progress) -> dict[str, An
         **BEGAN_WITH,
         "PYTHONHASHSEED": "0",  # tools iterate over sets of node names; the same input must give the same bytes
         "PYTHONUNBUFFERED": "1",
-        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]).rstrip(
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]).rstrip(
             os.pathsep
         ),
     }
