@@ -6,20 +6,18 @@ import os
 import re
 import subprocess
 import sys
-import tomllib
-from importlib.metadata import PackageNotFoundError, entry_points, packages_distributions, requires
+from importlib.metadata import entry_points, packages_distributions
 from pathlib import Path
 
 import pytest
-from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from lowbit.results import Status
+from tests.unit.requirements import PROJECT, brought_by
 from tests.unit.suite import Toy
 from tests.unit.waiting import PATIENCE
 
 ROOT = Path(__file__).parents[2]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 # Python imports a module of this name when it starts, in every process of a run: those that build too.
 HIDING = """
 import sys
@@ -38,29 +36,12 @@ sys.meta_path[sys.meta_path.index(PathFinder)] = Core
 """
 
 
-def brought_by(*requirements: str) -> set[str]:
-    """The distributions that installing these brings, by their metadata."""
-    found: set[str] = set()
-    waiting = [Requirement(text) for text in requirements]
-    while waiting:
-        wanted = waiting.pop()
-        name = canonicalize_name(wanted.name)
-        if name in found or (wanted.marker and not wanted.marker.evaluate({"extra": ""})):
-            continue
-        found.add(name)
-        try:
-            waiting += [Requirement(text) for text in requires(name) or ()]
-        except PackageNotFoundError:  # what a marker of another environment names
-            found.remove(name)
-    return found
-
-
 @pytest.fixture
 def core_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Only the core is there for processes that start from now on. Returns the modules that are hidden."""
     # pytest loads every plugin that is installed here; these are no part of the core, and need nothing of an extra.
     plugins = {entry.dist.name for entry in entry_points(group="pytest11") if entry.dist}
-    there = brought_by(*PROJECT["dependencies"], *(plugins - {"lowbit"}))
+    there = brought_by(*PROJECT["dependencies"], *plugins)
     ours = {"lowbit", "lowbit_pytest", "lowbit_suite"}
     hidden = sorted(
         module

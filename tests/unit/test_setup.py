@@ -16,12 +16,12 @@ import pytest
 from lowbit.detector import REGISTRY
 from lowbit.quantize import tool
 from lowbit.schemes import catalogue, find_scheme
+from tests.unit.requirements import PROJECT, brought_by
 from tests.unit.waiting import PATIENCE
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 PIXI = tomllib.loads((ROOT / "pixi.toml").read_text(encoding="utf-8"))
 
 
@@ -75,7 +75,7 @@ def test_pixi_has_both_environments_and_installs_the_pins() -> None:
 
 
 def test_all_that_is_installed_is_pinned() -> None:
-    """Every direct dependency has its pin, and onnxruntime is the one package for CPU and GPU machines."""
+    """Every direct dependency has its pin, and what these bring here; and onnxruntime is the one package for CPU and GPU machines."""
     extras = (entry for entries in PROJECT["optional-dependencies"].values() for entry in entries)
     direct = [*PROJECT["dependencies"], *(entry for entry in extras if _normal(entry) != "lowbit")]
     pins = {
@@ -83,7 +83,9 @@ def test_all_that_is_installed_is_pinned() -> None:
         for line in (ROOT / "constraints.txt").read_text().splitlines()
         if "==" in line and not line.startswith("#")
     }
-    wanted = {_normal(entry) for entry in direct}
+    # torch's build for CUDA says itself which of CUDA's packages it takes; its build for CPUs takes none.
+    brought = {name for name in brought_by(*direct) if name in pins or not re.match(r"(nvidia|cuda)-|triton$", name)}
+    wanted = {_normal(entry) for entry in direct} | brought
     assert wanted <= pins, wanted - pins
     assert "onnxruntime" not in pins
 
