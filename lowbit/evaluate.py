@@ -308,11 +308,12 @@ class Evaluation:
 
     def options(self, case: Case) -> runtime.SessionOptions:
         """The session options with which the case's artifact ships."""
-        return case.runtime.options(
+        options = case.runtime.options(
             case.scheme.precision,
             weights_only=case.scheme.weights_only,
             saturates=case.runtime.emulated and self.saturates(case.detector, case.scheme),
         )
+        return dataclasses.replace(options, cache=self.store.engines) if case.runtime.compiles else options
 
     def _saturates(self, name: str, scheme: Scheme) -> bool:
         """Whether this processor's kernels would lose sums of the scheme's artifact."""

@@ -17,7 +17,7 @@ from lowbit import files, host, old_results
 from lowbit.errors import InputError
 from lowbit.runtime import DEFAULT, runtimes
 
-SCHEMA = 13
+SCHEMA = 14
 
 
 class Status(StrEnum):
@@ -229,8 +229,10 @@ class OperatingPointRecord(_Model):
 
 
 class EngineRecord(_Model):
-    """An artifact as a TensorRT engine. ``layers``: how many compute in which type; ``float_convolutions``: those that do
-    not compute in integers or FP8. Times in seconds; ``speedup``: over the FP32 export's engine in the same run."""
+    """An artifact as a TensorRT engine. ``layers``: how many compute in which type; ``mac_fractions``: the share of the
+    multiply-accumulates by type, null where not all were found in its layers; ``float_convolutions``: those that do not
+    compute in integers or FP8, largest first. Times in seconds; ``speedup``: over the FP32 export's engine in the same run;
+    ``build_seconds`` and ``build_log``: TensorRT's warnings, of the build, in this run or an earlier one."""
 
     layers: dict[str, int]
     float_convolutions: list[str]
@@ -240,6 +242,9 @@ class EngineRecord(_Model):
     p99: float
     speedup: float
     speedup_ci: tuple[float, float]
+    mac_fractions: dict[str, float] | None = None
+    build_seconds: float | None = None
+    build_log: list[str] | None = None
 
 
 class QuantizerRecord(_Model):

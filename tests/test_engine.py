@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -10,9 +12,10 @@ from lowbit import entries, runtime
 from lowbit.artifact import Artifact
 from lowbit.evaluate import Case
 from lowbit.measure import comparison, latency
+from lowbit.measure.executed_kernels import macs_by_node
 from lowbit.progress import Step
 from lowbit.results import EngineRecord
-from lowbit.runtime import tensorrt
+from lowbit.runtime import engine as engines
 from lowbit.schemes import find_scheme
 from lowbit_pytest.recording import Record
 from lowbit_pytest.workbench import Workbench
@@ -21,7 +24,7 @@ PAIRS = 40
 
 
 @pytest.fixture(scope="module")
-def references() -> dict[str, tensorrt.Engine]:
+def references() -> dict[str, engines.Engine]:
     """The FP32 engines, by detector."""
     return {}
 
@@ -33,22 +36,28 @@ def test_engine(
     artifact: Artifact,
     timing_input: NDArray[np.float32],
     workbench: Workbench,
-    references: dict[str, tensorrt.Engine],
+    references: dict[str, engines.Engine],
     record: Record,
 ) -> None:
     """Built with the types of the graph, obeyed; INT4 weights in their INT8 form, as for TensorRT's provider."""
-    if why := tensorrt.reason():
+    if why := engines.reason():
         pytest.skip(why)
     workbench.progress(Step(f"{case.id}: building a TensorRT engine"))
-    engine = tensorrt.Engine(workbench.deployed(case).path, timing_input)
-    if case.detector not in references:  # a build takes minutes, and every scheme compares with it
-        source = workbench.artifact(case.detector, find_scheme("fp32")).path
-        references[case.detector] = tensorrt.Engine(source, timing_input)
+
+    def build(path: Path) -> engines.Engine:
+        return engines.Engine(path, timing_input, workbench.store.engines, macs_by_node(path))
+
+    engine = build(workbench.deployed(case).path)
+    if case.detector not in references:
+        references[case.detector] = build(workbench.artifact(case.detector, find_scheme("fp32")).path)
     reference = references[case.detector]
     speed, _, seconds = latency.interleave(reference, engine, pairs=PAIRS)
     timing = latency.summarize(seconds)
     found = EngineRecord(
         layers=engine.precisions.layers,
+        mac_fractions=engine.precisions.mac_fractions,
+        build_seconds=engine.plan.seconds,
+        build_log=list(engine.plan.log),
         float_convolutions=list(engine.precisions.float_convolutions),
         p50=timing.p50,
         p90=timing.p90,

@@ -175,6 +175,9 @@ def _engine(entry: Entry, engine: EngineRecord, names: int = 5) -> str:
         f"`{escape(entry.scheme)}` as a TensorRT engine: p50 {engine.p50 * 1000:.3f} ms, {engine.speedup:.2f}x "
         f"[{low:.2f}, {high:.2f}] its FP32 engine; layers {layers}"
     )
+    if engine.mac_fractions:
+        shares = ", ".join(f"{share:.1%} in {escape(kind)}" for kind, share in engine.mac_fractions.items())
+        said += f"; multiply-accumulates {shares}"
     left = engine.float_convolutions
     if not left or entry.scheme.startswith("fp"):
         return said

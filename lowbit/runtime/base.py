@@ -81,6 +81,7 @@ class Runtime(abc.ABC):
     ``packages``: distributions whose versions belong to its numbers. ``int4``: reads 4-bit weights; others get their INT8
     form. ``times_fp8``: runs FP8 at a speed that says something. ``hides_kernels``: does not tell which kernels ran.
     ``in_turns``: a session takes one image at a time. ``pins``: places its threads on processors that lowbit chooses.
+    ``compiles``: takes minutes to compile an artifact, and keeps what comes of it in the options' ``cache``.
     ``emulated``: :mod:`lowbit.measure.emulation` computes what its integer kernels do.
     """
 
@@ -93,6 +94,7 @@ class Runtime(abc.ABC):
     hides_kernels: ClassVar[bool] = False
     in_turns: ClassVar[bool] = True
     pins: ClassVar[bool] = False
+    compiles: ClassVar[bool] = False
     emulated: ClassVar[bool] = False
 
     def __repr__(self) -> str:

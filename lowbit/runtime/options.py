@@ -27,7 +27,8 @@ class SessionOptions:
     session configuration entries; ``provider_config``: the execution provider's options, or OpenVINO's properties.
     ``optimized``: False is ``ORT_DISABLE_ALL``, the parity reference.
     ``profile``: where to write ONNX Runtime's profile. ``cores``: the logical processor of every thread, the calling one's
-    first (:func:`on_cores` puts it there); none leaves them to the operating system.
+    first (:func:`on_cores` puts it there); none leaves them to the operating system. ``cache``: where a runtime keeps what
+    it compiles for an artifact; without it that ends with the process.
     """
 
     runtime: str = DEFAULT
@@ -37,6 +38,7 @@ class SessionOptions:
     optimized: bool = True
     profile: Path | None = None
     cores: tuple[int, ...] = ()
+    cache: Path | None = None
 
     def as_json(self) -> dict[str, Any]:
         """For results.json."""

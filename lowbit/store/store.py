@@ -55,6 +55,11 @@ class Store:
         """Where drawn data sets are kept."""
         return self.root / "data"
 
+    @property
+    def engines(self) -> Path:
+        """Where runtimes keep what they compile of artifacts, by their own names for machine and version."""
+        return self.root / "engines"
+
     def check(self) -> None:
         """Raise :class:`StoreError` unless the store can be written and its disk has 200 MiB free."""
         files.check_writable(self.root, f"${STORE_VARIABLE} or --store")

@@ -12,8 +12,8 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from lowbit import graph
 from lowbit.errors import LowbitError, UnavailableError
+from lowbit.measure.executed_kernels import macs_by_node
 from lowbit.runtime import SessionOptions, Share, find_runtime, ort, runtimes, tensorrt
 from tests.unit import toys
 
@@ -49,6 +49,11 @@ class Fake:
     options: dict[str, str] = field(default_factory=dict)
     runs: int = 0
 
+    def made(self, model: str, settings: Any, *, providers: Any, enable_fallback: int = 0) -> Fake:
+        """As ``onnxruntime.InferenceSession``."""
+        self.options = providers[0][1]
+        return self
+
     def get_providers(self) -> list[str]:
         return self.providers
 
@@ -69,11 +74,11 @@ def open_with(monkeypatch: pytest.MonkeyPatch, runtime: ort.GpuProvider, fake: F
     def make(model: str, settings: Any, *, providers: list[tuple[str, dict[str, str]]], enable_fallback: int) -> Fake:
         assert enable_fallback == 0
         assert settings.get_session_config_entry("session.record_ep_graph_assignment_info") == "1"
-        fake.options = providers[0][1]
-        return fake
+        return fake.made(model, settings, providers=providers)
 
     monkeypatch.setattr(type(runtime), "reason", lambda self: None)
     monkeypatch.setattr(onnxruntime, "InferenceSession", make)
+    path.write_bytes(b"engines are kept by the file's content")
     return runtime.open(path, SessionOptions(runtime.name))
 
 
@@ -123,10 +128,7 @@ def test_nodes_without_weights_may_be_elsewhere(tmp_path: Path, monkeypatch: pyt
 def test_onnxruntime_tells_its_assignment(tmp_path: Path) -> None:
     """Of a real session: every multiply-accumulate is somebody's."""
     path = toys.make_detector(tmp_path / "toy.onnx")
-    model = graph.load(path)
-    macs = {
-        name: count for name, count in graph.macs(model).items() if name in {node.name for node in model.graph.node}
-    }
+    macs = macs_by_node(path)
     cpu = ort.Cpu()
     raw = cpu.create(path, SessionOptions(config=(ort.RECORD_ASSIGNMENT,)))
     session = ort.BoundSession(raw, path, cpu.title)
@@ -190,3 +192,18 @@ def test_sessions_are_made_in_one_package() -> None:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "InferenceSession"
     }
     assert calls == {"runtime/ort.py", "runtime/in_memory.py"}
+
+
+def test_engines_of_the_provider_are_kept_by_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The provider's cache tells no weights apart; timings are shared."""
+    places = []
+    for content in (b"one", b"two", b"one"):
+        fake, path = Fake([TRT.title]), tmp_path / "x.onnx"
+        path.write_bytes(content)
+        monkeypatch.setattr(onnxruntime, "InferenceSession", fake.made)
+        TRT.create(path, SessionOptions("trt", cache=tmp_path / "engines"))
+        assert (fake.options["trt_engine_cache_enable"], fake.options["trt_timing_cache_enable"]) == ("1", "1")
+        places.append((fake.options["trt_engine_cache_path"], fake.options["trt_timing_cache_path"]))
+    assert places[0] == places[2] != places[1] and len({timings for _, timings in places}) == 1
+    assert all(Path(engines).is_dir() and Path(engines).is_relative_to(tmp_path) for engines, _ in places)
+    assert "cache" not in SessionOptions("trt", cache=tmp_path).as_json()

@@ -198,11 +198,15 @@ def test_an_engine_is_said_in_a_sentence(tmp_path: Path) -> None:
         p99=0.002,
         speedup=2.5,
         speedup_ci=(2.4, 2.6),
+        mac_fractions={"INT8": 0.9126, "FP32": 0.0874},
+        build_seconds=70.5,
+        build_log=["a warning"],
     )
     one = measured("int8-modelopt-entropy", 0.001, engine=engine)
     text = page(tmp_path, one)
     checked(text)
     said = "as a TensorRT engine: p50 0.800 ms, 2.50x [2.40, 2.60] its FP32 engine; layers 80 in INT8, 7 in FP32"
+    said += "; multiply-accumulates 91.3% in INT8, 8.7% in FP32"
     assert f"int8-modelopt-entropy {said}; 6 convolutions in float" in text and "a<b" not in text
     half = one.model_copy(update={"scheme": "fp16"})
     written = summary.markdown(
