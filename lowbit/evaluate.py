@@ -430,23 +430,26 @@ class Evaluation:
         )
 
     def _collapse(self, case: Case) -> collapse.Collapse:
-        """Where the case's artifact departs from FP32, as the graph says it and without VNNI. Raises :class:`LowbitError`
+        """Where the case's artifact departs from FP32, as its graph says it. Raises :class:`LowbitError`
         if nothing could be compared."""
         reference, artifact = (self.artifact(case.detector, one) for one in (CATALOGUE["fp32"], case.scheme))
         depends = self.depends(case, self.options(case), collapse) | {"reference": reference.sha256}
 
         def measure() -> collapse.Collapse:
             self.progress(Step(f"{case.id}: comparing its graph with FP32's"))
-            return self.compared(case, reference.path, artifact.path)
+            return self.compared(case, reference.path, artifact.path, emulated=False)
 
         return self.measured.value("collapse", depends, collapse.Collapse, measure).value
 
-    def compared(self, case: Case, reference: Path, artifact: Path) -> collapse.Collapse:
-        """The same of two files: the case's artifact, and FP32 of its detector."""
+    def compared(self, case: Case, reference: Path, artifact: Path, *, emulated: bool) -> collapse.Collapse:
+        """The same of two files: the case's artifact, and FP32 of its detector. ``emulated``: with what is lost without
+        VNNI, which no verdict depends on: sessions are deployed so that nothing is."""
         options = runtime.deployed_options(case.scheme.precision, weights_only=case.scheme.weights_only)
         images = self.inputs(case.detector, collapse.IMAGES, objects=True)
         try:
-            return collapse.explain(graph.load(reference), graph.load(artifact), images, options.config)
+            return collapse.explain(
+                graph.load(reference), graph.load(artifact), images, options.config, emulated=emulated
+            )
         except LowbitError as error:
             raise type(error)(f"{artifact}: compared with {reference}: {error}") from error
 

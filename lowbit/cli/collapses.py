@@ -55,7 +55,7 @@ def explain(options: argparse.Namespace, progress: Progress) -> str:
             f"{name}: has other weights than the detector {entry.detector} of {options.run}. Name its file: --detector FILE."
         )
     progress(Step(f"comparing {scheme.id} with FP32"))
-    found = evaluation.compared(case, *paths)
+    found = evaluation.compared(case, *paths, emulated=True)
     passed = {one.scheme for one in others if one.status is Status.PASSED and one.on_default == entry.on_default}
     record = collapse_record(case, evaluation, found, passed)
     if options.json:

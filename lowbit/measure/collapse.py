@@ -110,9 +110,12 @@ def explain(
     other: onnx.ModelProto,
     images: Sequence[NDArray[np.float32]],
     config: Config = (),
+    *,
+    emulated: bool = True,
 ) -> Collapse:
     """Compare a quantized graph with the float one. ``images``: float32 [1, 3, height, width] each, with objects;
-    ``config``: the session configuration entries with which it is deployed.
+    ``config``: the session configuration entries with which it is deployed; ``emulated``: find out what is lost without
+    VNNI, on the first image, which takes minutes for a large input.
 
     Raises :class:`LowbitError` if there is nothing to compare: no images, or no tensor that both graphs have.
     """
@@ -128,11 +131,11 @@ def explain(
     same = [Pair(pair.name, pair.node, pair.op, pair.name) for pair in found.pairs]
     divergence = Divergence(reference, found, Reading(reference, same), images)
     plain, way = divergence.measure(Reading(other, found.pairs)), _Way(reference, other, divergence)
-    emulator = _emulator(other, config)
+    emulator = _emulator(other, config) if emulated else None
     if emulator is None:
         return way.collapse(plain, {})
     pairs = [pair for pair in found.pairs if pair.op == "Conv" and not pair.scale and emulator.has(pair.other)]
-    exact = Divergence(reference, found, Emulated(emulator, pairs, vnni=True), images)
+    exact = Divergence(reference, found, Emulated(emulator, pairs, vnni=True), images[:1])
     lossy = exact.measure(Emulated(emulator, pairs, vnni=False))
     saturated = _saturated(other, found, emulator)
     if not saturated:
@@ -204,12 +207,16 @@ class _Way:
         else:
             falls = sorted(db, key=lambda name: db[name] - min((db[one] for one in parents[name]), default=60.0))
             shown = set(falls[:8])
+        curve: dict[str, float] = {}
+        for name, value in db.items():
+            node = self._pairs[name].node
+            curve[node] = min(value, curve.get(node, value))  # of several outputs the worst
         quantized = ranges(self._other, [self._pairs[name] for name in db if name in shown])
         return Collapse(
             len(self._divergence.images),
             len(db),
             measured.skipped,
-            {self._pairs[name].node: value for name, value in db.items()},
+            curve,
             self._pairs[end].node,
             end_db,
             [self._pairs[name].node for name in way],

@@ -103,7 +103,8 @@ def _cause(found: Collapse) -> tuple[Cause, str | None, str]:
             lossy.departs,
             f"At {lossy.departs} {share:.2g} of the sums saturate on x86 processors without VNNI",
         )
-    nodes = {node.name: node for node in found.nodes}
+    # Of several outputs of a node the worst.
+    nodes = {node.name: node for node in sorted(found.nodes, key=lambda node: -node.sqnr_db)}
     departed = nodes.get(found.departs or "")
     if departed is None:
         worst = min(found.nodes, key=lambda node: node.sqnr_db)

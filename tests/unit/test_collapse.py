@@ -85,6 +85,7 @@ def test_saturation_is_named_where_the_graph_itself_is_right(tmp_path: Path) -> 
     model, given = departing.detector(saturating=True), departing.images(darkest=0.7)
     found = collapse.explain(model, departing.up_to_the_head(tmp_path, model, given), given)
     assert found.departs is None
+    assert collapse.explain(model, onnx.load(str(tmp_path / "int8.onnx")), given, emulated=False).without_vnni is None
     lossy = found.without_vnni
     assert lossy is not None and lossy.departs == "/model.0/Conv"
     first = next(node for node in found.nodes + lossy.nodes if node.name == "/model.0/Conv")
@@ -181,3 +182,17 @@ def test_every_proposal_exists_and_is_another_scheme() -> None:
         none = remedy(found, scheme, lambda _: False)
         assert none.scheme is None and "No other scheme" in none.reason
     assert remedy(found, find_scheme("int8-nncf"), lambda _: True, {"mixed-ort-d1.0"}).scheme == "mixed-ort-d1.0"
+
+
+def test_of_a_node_with_several_outputs_the_worst_counts(tmp_path: Path) -> None:
+    """A Split behind boxes and scores that share a scale: the scores are gone, the boxes are not."""
+    model = departing.detector()
+    model.graph.node.append(
+        onnx.helper.make_node("Split", ["output0", "sizes"], ["scores", "boxes"], name="/model.4/Split", axis=1)
+    )
+    model.graph.initializer.append(numpy_helper.from_array(np.array([4, 3]), "sizes"))
+    other = departing.by_ort(tmp_path, model)
+    found = collapse.explain(model, other, departing.images())
+    by_output = sorted(node.sqnr_db for node in found.nodes if node.name == "/model.4/Split")
+    assert len(by_output) == 2 and by_output[1] > by_output[0] + 10
+    assert found.curve["/model.4/Split"] == by_output[0]
