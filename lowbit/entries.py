@@ -36,7 +36,7 @@ from lowbit.results import (
 from lowbit.schemes import Scheme
 
 _Model = TypeVar("_Model", bound=BaseModel)
-_ACCURACY = ("map", "map50", "map75", "map_small", "map_medium", "map_large", "ar", "recall", "miss_rate")
+_ACCURACY = ("map", "map50", "map75", "map_small", "map_medium", "map_large", "ar", "recall", "miss_rate", "confidence")
 
 
 def part(case: Case, **fields: Any) -> Entry:

@@ -399,12 +399,12 @@ class Evaluation:
         return predict.predict(session, detector.head, dataset, detector.input, progress, in_turns=in_turns)
 
     def score(self, name: str, found: dict[int, Detections]) -> tuple[Accuracy, pycocotools_check.Checked]:
-        """The accuracy of detections on a detector's data set, and pycocotools' AP of them.
+        """The accuracy of detections on a detector's data set, its recall at the user's threshold, and pycocotools' AP.
 
         Raises :class:`lowbit.errors.MetricError` if the two differ.
         """
         dataset = self.truth(name)
-        accuracy = evaluate(dataset, found)
+        accuracy = evaluate(dataset, found, self.confidence(name))
         return accuracy, pycocotools_check.check(dataset, found, accuracy)
 
     def _evidence(self, case: Case) -> Evidence:

@@ -1,7 +1,8 @@
 """What an older results.json becomes in today's schema. What it does not say stays null.
 
 Schema 1 named the processor by its model name alone, and had the GPU's state as nvidia-smi prints it. Up to schema 8 the
-images that changed most were ``pictures``, and a layer's leave-one-out SQNR was ``spared_db``.
+images that changed most were ``pictures``, and a layer's leave-one-out SQNR was ``spared_db``. Up to schema 13 recall was
+that at a confidence of 0.25, whatever the user deployed.
 """
 
 from __future__ import annotations
@@ -18,7 +19,16 @@ def upgrade(data: dict[str, Any], schema: int) -> dict[str, Any]:
     """
     if schema == 1:
         data = _of_schema_1(data)
-    return _renamed(data) if schema < 9 else data
+    if schema < 9:
+        data = _renamed(data)
+    return _with_confidence(data) if schema < 14 else data
+
+
+def _with_confidence(data: dict[str, Any]) -> dict[str, Any]:
+    for entry in _objects(data, "entries"):
+        if entry.get("recall") is not None:
+            entry["confidence"] = 0.25
+    return data
 
 
 def _renamed(data: dict[str, Any]) -> dict[str, Any]:

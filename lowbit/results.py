@@ -151,7 +151,7 @@ class BuildRecord(_Model):
 class ChangedImage(_Model):
     """An image on which the quantized detector differs most from FP32, drawn with both detectors' boxes.
 
-    ``file`` is relative to the run's folder; ``lost`` and ``gained`` count objects at confidence 0.25 and IoU 0.5.
+    ``file`` is relative to the run's folder; ``lost`` and ``gained`` count objects at the entry's confidence and IoU 0.5.
     """
 
     file: str
@@ -309,7 +309,7 @@ class Entry(_Model):
     when, UTC; earlier than the run where the run found what an earlier one had measured.
     ``map_pycocotools`` and ``map50_pycocotools``: pycocotools' on the same detections, within 1e-6 of ``map`` and ``map50``.
     ``layer_sqnr``: the raw head's SQNR in dB with one convolution alone quantized, where the scheme measured it.
-    ``drop_ci``: two-sided, 95 %; ``drop_bounds``: the one-sided 95 % bounds, lower and upper, that the verdict is decided by.
+    ``recall`` and ``miss_rate``: at ``confidence``, the user's threshold. ``drop_ci``: two-sided, 95 %; ``drop_bounds``: the one-sided 95 % bounds, lower and upper, that the verdict is decided by.
     ``operating_point``: null for FP32 itself, and where nobody labelled the images.
     ``collapse``: of a scheme that failed on accuracy; ``collapse_missing``: why that could not be found out.
     """
@@ -339,6 +339,7 @@ class Entry(_Model):
     ar: float | None = None
     recall: float | None = None
     miss_rate: float | None = None
+    confidence: float | None = None
     drop: float | None = None
     drop_ci: tuple[float, float] | None = None
     drop_bounds: tuple[float, float] | None = None

@@ -17,7 +17,7 @@ from lowbit.data.dataset import Dataset
 from lowbit.data.detections import Detections
 from lowbit.measure.matching import Matching, match
 
-# Where recall and misses are counted: Ultralytics' default confidence for deployment, and IoU 0.5.
+# Where recall and misses are counted if nobody says where: Ultralytics' default confidence for deployment.
 DEPLOYED_CONFIDENCE = 0.25
 RESAMPLES = 1000
 _RECALL_POINTS = np.linspace(0.0, 1.0, 101)
@@ -52,7 +52,7 @@ class Found:
 class Accuracy:
     """COCO metrics as fractions; NaN-free: a metric without any object is ``None``.
 
-    ``recall``: share of objects found at confidence 0.25 and IoU 0.5; ``miss_rate``: the rest. ``ar``: COCO's AR@100.
+    ``recall``: share of objects found at ``confidence`` and IoU 0.5; ``miss_rate``: the rest. ``ar``: COCO's AR@100.
     ``object_scores``: float64 [objects], for every counted object the score of what matched it at IoU 0.5, 0 if nothing
     did, in an order that depends on the data set only; ``object_classes``: str [objects], its class's name;
     ``object_images``: int64 [objects], index of its image.
@@ -67,6 +67,7 @@ class Accuracy:
     ar: float
     recall: float
     miss_rate: float
+    confidence: float
     per_class: dict[str, float]
     matches: tuple[Matches, ...]
     found: Found
@@ -74,9 +75,22 @@ class Accuracy:
     object_classes: NDArray[np.str_]
     object_images: NDArray[np.int64]
 
+    @property
+    def detected(self) -> NDArray[np.bool_]:
+        """Whether each object is found at ``confidence``, bool [objects]."""
+        return _detected(self.object_scores, self.confidence)
 
-def evaluate(dataset: Dataset, detections: Mapping[int, Detections]) -> Accuracy:
-    """Score detections, in each image's own pixels, keyed by image id, against a data set.
+
+def _detected(scores: NDArray[np.float64], confidence: float) -> NDArray[np.bool_]:
+    # In float32, as detectors give scores; a score of 0 is that of nothing.
+    return (scores > 0) & (scores >= np.float32(confidence))
+
+
+def evaluate(
+    dataset: Dataset, detections: Mapping[int, Detections], confidence: float = DEPLOYED_CONFIDENCE
+) -> Accuracy:
+    """Score detections, in each image's own pixels, keyed by image id, against a data set. ``confidence``: where recall is
+    counted.
 
     Raises ``KeyError`` for an image without an entry (an empty entry says that nothing was detected).
     """
@@ -87,7 +101,7 @@ def evaluate(dataset: Dataset, detections: Mapping[int, Detections]) -> Accuracy
     ids = sorted(dataset.category_ids)
     per_category = precision[0].mean(0)
     scores = matching.object_scores
-    found = float((scores >= DEPLOYED_CONFIDENCE).mean()) if len(scores) else 0.0
+    found = float(_detected(scores, confidence).mean()) if len(scores) else 0.0
     return Accuracy(
         map=_mean(precision[0]) or 0.0,
         map50=_mean(precision[0, 0]) or 0.0,
@@ -98,6 +112,7 @@ def evaluate(dataset: Dataset, detections: Mapping[int, Detections]) -> Accuracy
         ar=_mean(recall[0]) or 0.0,
         recall=found,
         miss_rate=1.0 - found,
+        confidence=confidence,
         per_class={names[c]: float(value) for c, value in zip(ids, per_category, strict=True) if not np.isnan(value)},
         matches=_matches(matching),
         # Of classes that the data set does not have nobody labelled an object, so that nothing they find is wrong.
@@ -168,7 +183,7 @@ def compare(reference: Accuracy, quantized: Accuracy) -> dict[str, float]:
     """Drops from the reference, as fractions, of every metric that both have.
 
     ``miss_rate``: its rise. ``worst_class``: the largest drop of one class's AP. ``score_shift``: by how much scores of objects that both find
-    at IoU 0.5 fall on average. ``lost``: share of all objects that the reference finds at confidence 0.25 and the
+    at IoU 0.5 fall on average. ``lost``: share of all objects that the reference finds at its confidence and the
     quantized detector does not.
     """
     names = ("map", "map50", "map75", "map_small", "map_medium", "map_large", "ar", "recall")
@@ -179,7 +194,7 @@ def compare(reference: Accuracy, quantized: Accuracy) -> dict[str, float]:
     before, after = reference.object_scores, quantized.object_scores
     both = (before > 0) & (after > 0)
     drops["score_shift"] = float((before[both] - after[both]).mean()) if both.any() else 0.0
-    lost = (before >= DEPLOYED_CONFIDENCE) & (after < DEPLOYED_CONFIDENCE)
+    lost = reference.detected & ~quantized.detected
     drops["lost"] = float(lost.mean()) if len(lost) else 0.0
     return drops
 
@@ -195,7 +210,7 @@ class ImageChange:
 
 def changed_images(reference: Accuracy, quantized: Accuracy, images: int) -> list[ImageChange]:
     """Every image, by index, in which objects were lost or gained; most lost first, then fewest gained."""
-    before, after = (a.object_scores >= DEPLOYED_CONFIDENCE for a in (reference, quantized))
+    before, after = reference.detected, quantized.detected
     lost, gained = (
         np.bincount(reference.object_images[w], minlength=images) for w in (before & ~after, after & ~before)
     )

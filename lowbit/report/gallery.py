@@ -14,7 +14,7 @@ from lowbit import files
 from lowbit.data.dataset import Dataset
 from lowbit.data.detections import Detections
 from lowbit.data.images import read_image
-from lowbit.measure.metrics import DEPLOYED_CONFIDENCE, ImageChange
+from lowbit.measure.metrics import ImageChange
 from lowbit.results import ChangedImage, Entry, Status
 
 # Two panels beside each other must fit a laptop's screen and a printed page.
@@ -39,14 +39,16 @@ def save(
     quantized: Mapping[int, Detections],
     folder: Path,
     name: str,
+    confidence: float,
 ) -> list[ChangedImage]:
-    """Write ``images/<name>-<n>.jpg`` under a run's folder: FP32 left, quantized right; returns what to record."""
+    """Write ``images/<name>-<n>.jpg`` under a run's folder: FP32 left, quantized right, with the boxes whose
+    score is at least ``confidence``; returns what to record."""
     records = []
     for number, change in enumerate(changes, 1):
         image = dataset.images[change.image]
         pixels = read_image(image.path, as_stored=image.as_stored)
         panels = [
-            _panel(pixels, found[image.id], dataset.category_names, title)
+            _panel(pixels, found[image.id], dataset.category_names, title, confidence)
             for found, title in ((reference, "FP32"), (quantized, "quantized"))
         ]
         gap = np.full((panels[0].shape[0], 6, 3), 255, np.uint8)
@@ -109,11 +111,13 @@ def _small(folder: Path, image: ChangedImage) -> bytes | None:
     return None
 
 
-def _panel(pixels: NDArray[np.uint8], found: Detections, names: tuple[str, ...], title: str) -> NDArray[np.uint8]:
+def _panel(
+    pixels: NDArray[np.uint8], found: Detections, names: tuple[str, ...], title: str, confidence: float
+) -> NDArray[np.uint8]:
     ratio = _PANEL / max(pixels.shape[:2])
     size = (max(1, round(pixels.shape[1] * ratio)), max(1, round(pixels.shape[0] * ratio)))
     canvas = np.ascontiguousarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA))
-    for index in np.flatnonzero(found.scores >= DEPLOYED_CONFIDENCE)[::-1]:
+    for index in np.flatnonzero(found.scores >= confidence)[::-1]:
         x1, y1, x2, y2 = (int(v) for v in np.rint(found.boxes[index] * ratio))
         # Dark on light: seen on any image, and in print without colour.
         cv2.rectangle(canvas, (x1, y1), (x2, y2), _PAPER, 3)

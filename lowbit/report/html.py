@@ -80,6 +80,7 @@ def _section(entries: Sequence[Entry], best: Entry | None, images: Sequence[gall
         ],
         "collapses": [_collapse(e) for e in entries if e.collapse or e.collapse_missing],
         "sizes": _by_size(entries),
+        "confidence": next((e.confidence for e in entries if e.confidence is not None), None),
         "classes": _by_class(entries),
         "gallery": [
             (entry.scheme, [(_url(data), image) for data, image in shown.images], shown.left_out)

@@ -29,8 +29,9 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def evaluation_of(toy: Path, dataset: str = "val/instances_toy.json") -> Evaluation:
-    given = Given(dataset=toy / dataset, calibration=toy / "calibration" / "calibration.txt")
+def evaluation_of(toy: Path, dataset: str = "val/instances_toy.json", confidence: float | None = None) -> Evaluation:
+    calibration = toy / "calibration" / "calibration.txt"
+    given = Given(dataset=toy / dataset, calibration=calibration, confidence=confidence)
     return Evaluation(Store(toy / "store"), given, lambda _: None)
 
 
@@ -83,6 +84,13 @@ def test_the_threshold_that_a_detector_is_deployed_with(tmp_path: Path) -> None:
         return Evaluation(Store(tmp_path), given, lambda _: None).confidence(name)
 
     assert [asked("mine", None), asked("mine", 0.0), asked("other", None), asked("other", 0.3)] == [0.4, 0.0, 0.25, 0.3]
+
+
+@pytest.mark.parametrize(("confidence", "recall"), [(None, 1.0), (1.0, 0.0)])
+def test_recall_is_counted_at_that_threshold(toy: Path, confidence: float | None, recall: float) -> None:
+    """The toy's detections are sure, and none is certain."""
+    found = entries.scored(case_of(toy, "fp32"), evaluation_of(toy, confidence=confidence))
+    assert (found.confidence, found.recall) == (confidence or 0.25, recall)
 
 
 @pytest.mark.parametrize("confidence", [-0.1, 1.1, float("nan"), float("inf")])

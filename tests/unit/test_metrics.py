@@ -105,8 +105,8 @@ def perfect(objects: Objects, images: int, score: float = 0.9) -> Found:
     return {i: found([row for owner, row in rows if owner == i]) for i in range(1, images + 1)}
 
 
-def score(objects: Objects, detections: Found, images: int) -> Accuracy:
-    return evaluate(make_dataset(objects, images), detections)
+def score(objects: Objects, detections: Found, images: int, confidence: float = 0.25) -> Accuracy:
+    return evaluate(make_dataset(objects, images), detections, confidence)
 
 
 TWO: Objects = [(1, 3, [10, 10, 100, 100], 0), (1, 7, [200, 50, 50, 80], 0), (2, 3, [30, 40, 20, 20], 0)]
@@ -333,3 +333,18 @@ def test_loaded_data_set_without_area_and_crowd(tmp_path: Path) -> None:
     result = evaluate(load_coco(path), {1: found([([1, 2, 40, 50], 0.8, 0)])})
     assert (result.map, result.recall) == (pytest.approx(1), 1)
     assert result.map_medium == pytest.approx(1)
+
+
+@pytest.mark.parametrize(("threshold", "recall", "lost"), [(0.0, 2 / 3, 0), (0.3, 2 / 3, 0), (0.301, 1 / 3, 1 / 3)])
+def test_recall_and_losses_are_those_at_the_users_threshold(threshold: float, recall: float, lost: float) -> None:
+    """A score equal to it is kept, though 0.3 is more than its float32, and what nothing matched is never found."""
+    detections = perfect(TWO, 2)
+    before = score(TWO, detections, 2, threshold)
+    detections[2] = found([])
+    detections[1] = found([(TWO[0][2], 0.3, 0), (TWO[1][2], 0.9, 1)])
+    after = score(TWO, detections, 2, threshold)
+    assert (before.recall, before.confidence, after.confidence) == (1.0, threshold, threshold)
+    assert (after.recall, after.miss_rate) == pytest.approx((recall, 1 - recall))
+    drops = compare(before, after)
+    assert drops["recall"] == pytest.approx(1 - recall) == drops["miss_rate"]
+    assert drops["lost"] == pytest.approx(1 / 3 + lost)

@@ -360,22 +360,26 @@ def test_report_command_writes_both_again(tmp_path: Path, capsys: pytest.Capture
     assert "Run the gate first" in capsys.readouterr().err
 
 
-def accuracy(scores: list[float], images: list[int]) -> Accuracy:
+def accuracy(scores: list[float], images: list[int], confidence: float = 0.25) -> Accuracy:
     made = object.__new__(Accuracy)
     object.__setattr__(made, "object_scores", np.array(scores))
     object.__setattr__(made, "object_images", np.array(images))
+    object.__setattr__(made, "confidence", confidence)
     return made
 
 
 def test_changed_images_by_hand() -> None:
     owners = [0, 0, 1, 1, 2, 3, 3]
-    before = accuracy([0.9, 0.8, 0.9, 0.1, 0.3, 0.6, 0.0], owners)
-    after = accuracy([0.9, 0.2, 0.1, 0.9, 0.3, 0.7, 0.5], owners)
+    scores = [0.9, 0.8, 0.9, 0.1, 0.3, 0.6, 0.0], [0.9, 0.2, 0.1, 0.9, 0.3, 0.7, 0.5]
+    before, after = (accuracy(one, owners) for one in scores)
     assert metrics.changed_images(before, after, 5) == [
         ImageChange(0, 1, 0),
         ImageChange(1, 1, 1),
         ImageChange(3, 0, 1),
     ]
+    # At the user's threshold what image 3 gains is no object any more.
+    before, after = (accuracy(one, owners, 0.75) for one in scores)
+    assert metrics.changed_images(before, after, 5) == [ImageChange(0, 1, 0), ImageChange(1, 1, 1)]
 
 
 def test_the_worst_and_the_best_are_chosen_once() -> None:
@@ -399,7 +403,7 @@ def test_images_show_both_detectors(tmp_path: Path) -> None:
     box = np.array([[40, 25, 70, 50]], np.float32)
     sees = {1: Detections(box, np.array([0.9], np.float32), np.array([0]))}
     blind = {1: Detections(box, np.array([0.1], np.float32), np.array([0]))}
-    (record,) = gallery.save(dataset, [ImageChange(0, 1, 0)], sees, blind, tmp_path, "toy-int8")
+    (record,) = gallery.save(dataset, [ImageChange(0, 1, 0)], sees, blind, tmp_path, "toy-int8", 0.25)
     assert (record.file, record.image, record.lost) == ("images/toy-int8-1.jpg", "a.png", 1)
     drawn = cv2.imread(str(tmp_path / record.file), cv2.IMREAD_GRAYSCALE)
     left, right = drawn[:, :420], drawn[:, -420:]
@@ -409,3 +413,6 @@ def test_images_show_both_detectors(tmp_path: Path) -> None:
     assert left[edge].std() < 60 and abs(float(left[edge].mean()) - 128) > 40
     assert abs(float(right[edge].mean()) - 128) < 10
     assert re.fullmatch(r"[a-z0-9/.-]+", record.file)
+    (record,) = gallery.save(dataset, [ImageChange(0, 1, 0)], sees, blind, tmp_path, "toy-int8", 0.1)
+    drawn = cv2.imread(str(tmp_path / record.file), cv2.IMREAD_GRAYSCALE)
+    assert abs(float(drawn[:, -420:][edge].mean()) - 128) > 40

@@ -269,3 +269,14 @@ def test_the_summary_says_what_deploying_costs() -> None:
     ]
     assert summary.costs([entry("fp32")]) == []
     assert all(f"- {line}" in summary.markdown(run(*found)) for line in summary.costs(found))
+
+
+@pytest.mark.parametrize(("schema", "given", "confidence"), [(13, None, 0.25), (14, 0.4, 0.4)])
+def test_recall_of_older_files_is_that_at_a_quarter(
+    tmp_path: Path, schema: int, given: float | None, confidence: float
+) -> None:
+    path = tmp_path / "results.json"
+    run(entry("fp32", recall=0.5, confidence=given), entry("int8-a", None)).write(path)
+    data = json.loads(path.read_text()) | {"schema": schema}
+    path.write_text(json.dumps(data))
+    assert [one.confidence for one in results.read(path).entries] == [confidence, None]
