@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 # At most so many images are held out, the first of them for SQNR; of a short list two fifths.
 HELD_OUT = assignment.NOISE_IMAGES + assignment.AGREEMENT_IMAGES
 # What a change has to win to be kept, in dB: less is the images' choice.
-_GAIN = 0.02
+_GAIN = 0.1
 # Shares of what may be spent that joined recipes are built with, the cheapest first.
 _SPENT = (0.25, 0.5, 1.0)
 # Builds that the search keeps the budget for: min-max, the best ranges, and everything joined.
