@@ -7,7 +7,7 @@ record parts, and :func:`merge` makes one entry of them.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -17,7 +17,7 @@ from lowbit.errors import LowbitError, UnavailableError
 from lowbit.evaluate import Case, Evaluation
 from lowbit.gate import WARN, Policy, Verdict
 from lowbit.measure import collapse
-from lowbit.measure.latency import Batched, EndToEnd, Speedup, Timing
+from lowbit.measure.latency import Timed
 from lowbit.measure.parity import Parity
 from lowbit.measure.remedy import remedy
 from lowbit.results import (
@@ -34,6 +34,7 @@ from lowbit.results import (
     Status,
 )
 from lowbit.schemes import Scheme
+from lowbit.store.measured import Measurement
 
 _Model = TypeVar("_Model", bound=BaseModel)
 _ACCURACY = ("map", "map50", "map75", "map_small", "map_medium", "map_large", "ar", "recall", "miss_rate", "confidence")
@@ -117,27 +118,20 @@ def scored(case: Case, evaluation: Evaluation) -> Entry:
     )
 
 
-def timed(
-    case: Case,
-    evaluation: Evaluation,
-    timing: Timing,
-    ratios: Mapping[str, Speedup],
-    stages: EndToEnd,
-    batched: Batched | None,
-    gpu_state: Sequence[host.GpuState] = (),
-) -> Entry:
-    """Latency, and the runtime that it was measured on. ``ratios``: ``speedup``, ``speedup_fp16`` and ``precision_cost``, as
-    far as they were measured."""
+def timed(case: Case, evaluation: Evaluation, found: Measurement[Timed]) -> Entry:
+    """Latency, and the runtime that it was measured on."""
+    ratios, batched = found.value.ratios, found.value.batched
     speeds: dict[str, Any] = {name: ratio.ratio for name, ratio in ratios.items()}
     speeds |= {f"{name}_ci": (ratio.low, ratio.high) for name, ratio in ratios.items()}
     latency = LatencyRecord(
-        **dataclasses.asdict(timing),
+        **dataclasses.asdict(found.value.timing),
         **speeds,
-        end_to_end=dataclasses.asdict(stages),
+        end_to_end=dataclasses.asdict(found.value.stages),
         batched=dataclasses.asdict(batched) if batched else None,
         affinity=list(evaluation.timed_options(case).cores) or None,
-        gpu_state=list(gpu_state) or None,
+        gpu_state=found.value.gpu_state or None,
         host=host.name(with_gpu=case.runtime.gpu),
+        measured=found.when,
     )
     return part(case, latency=latency, runtime=_runtime(case, evaluation))
 

@@ -98,7 +98,7 @@ class LatencyRecord(_Model):
     ``batched``: :class:`lowbit.measure.latency.Batched`, where the graph takes several images. ``affinity``: the logical
     processor of every thread, None where the operating system places them. ``precision_cost``: time over that of a session
     whose kernels saturate, where the artifact must run without them on this processor. ``gpu_state``: the GPU
-    before and after."""
+    before and after. ``measured``: when, UTC."""
 
     p50: float
     p90: float
@@ -118,6 +118,7 @@ class LatencyRecord(_Model):
     affinity: list[int] | None = None
     gpu_state: list[host.GpuState] | None = None
     host: str
+    measured: str | None = None
 
 
 class FootprintRecord(_Model):

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lowbit.host import GpuState
+
 if TYPE_CHECKING:
     from lowbit.data.letterbox import InputSpec
     from lowbit.detector.head import Head
@@ -114,6 +116,18 @@ class Batched:
     batch: int
     throughput: float
     gain: float
+
+
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """All that is timed of a case. ``ratios``: ``speedup``, ``speedup_fp16`` and ``precision_cost``, as far as they were
+    measured. ``batched``: None for a graph that takes one image only. ``gpu_state``: before and after, on a GPU."""
+
+    timing: Timing
+    ratios: dict[str, Speedup]
+    stages: EndToEnd
+    batched: Batched | None
+    gpu_state: list[GpuState]
 
 
 def in_batches(

@@ -45,16 +45,17 @@ class Measured:
         self.reused: Counter[str] = Counter()
 
     def value(
-        self, what: str, depends: Depends, kind: type[_Value], measure: Callable[[], _Value]
+        self, what: str, depends: Depends, kind: type[_Value], measure: Callable[[], _Value], *, again: bool = False
     ) -> Measurement[_Value]:
         """A measurement of a ``kind`` that pydantic can write as JSON: the one that was kept, or a new one.
 
-        ``what``: its kind in words. ``depends``: all that it depends on, JSON-able. What ``measure`` raises is not kept.
+        ``what``: its kind in words. ``depends``: all that it depends on, JSON-able. ``again``: measure this one anew. What
+        ``measure`` raises is not kept.
         """
         adapter = TypeAdapter(kind)
         path = self._path(what, depends)
         with suppress(*_UNREADABLE):
-            kept = self._kept(path)
+            kept = self._kept(path, again=again)
             return self._found(what, adapter.validate_json(json.dumps(kept["value"])), kept)
         value = measure()
         return Measurement(
@@ -75,8 +76,8 @@ class Measured:
     def _path(self, what: str, depends: Depends) -> Path:
         return self._folder / f"{files.digest([what, depends])[:40]}.json"
 
-    def _kept(self, path: Path) -> dict[str, Any]:
-        if self._again:
+    def _kept(self, path: Path, *, again: bool = False) -> dict[str, Any]:
+        if again or self._again:
             raise FileNotFoundError(path)
         kept: dict[str, Any] = json.loads(path.read_bytes())
         return kept

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import re
@@ -56,7 +57,7 @@ def test_timings_run_last_and_on_the_same_cores(toy: Toy, tmp_path: Path, plugin
     plugin("cores", CORES)
     files = ("tests/test_latency.py", "tests/test_accuracy.py", "tests/test_artifact.py")
     chosen = f"{SCHEMES} and not cuda and not trt and not openvino"
-    done = toy.pytest(*files, "-k", chosen, "-v", "-p", "cores")
+    done = toy.pytest(*files, "-k", chosen, "-v", "-p", "cores", "--remeasure")
     assert done.returncode == 0, done.stdout + done.stderr
     ran = re.findall(r"^tests/(test_\w+)\.py::\S+ PASSED", done.stdout, re.MULTILINE)
     timed = [name == "test_latency" for name in ran]
@@ -211,3 +212,22 @@ def test_schemes_of_torch_modules_skip_on_an_onnx_file(toy: Toy) -> None:
     done = toy.pytest("tests/test_accuracy.py", "-k", "w8a8 and not cuda and not trt and not openvino")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "brevitas quantizes a torch module, and toy is an ONNX file" in done.stdout
+
+
+def test_timings_are_taken_once_unless_benchmarks_are_stored(toy: Toy, tmp_path: Path) -> None:
+    stored = tmp_path / "benchmarks.json"
+
+    def timed(*arguments: str) -> tuple[results.LatencyRecord, str]:
+        done = toy.pytest("tests/test_latency.py", "-k", FLOAT, "-W", "error", *arguments)
+        assert done.returncode == 0, done.stdout + done.stderr
+        (entry,) = toy.results().entries
+        assert entry.latency is not None
+        return entry.latency, done.stdout
+
+    first, _ = timed("--remeasure")
+    second, said = timed()
+    assert second == first and "measured them: footprint of 1, kernels of 1, latency of 1 (--remeasure" in said
+    third, said = timed(f"--benchmark-json={stored}")
+    (benchmark,) = json.loads(stored.read_text())["benchmarks"]
+    assert third.mean == pytest.approx(benchmark["stats"]["mean"]) != first.mean
+    assert "latency of" not in said
