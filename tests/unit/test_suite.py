@@ -175,7 +175,7 @@ def test_progress_is_shown_past_the_capture_and_taken_away(toy: Toy, monkeypatch
     assert shown.count("\x1b[?25l") == shown.count("\x1b[?25h") > 0
     piped = toy.pytest(*arguments)
     assert "\nlowbit: toy-fp32: evaluating: 6 of 6 images" in piped.stdout and "\x1b" not in piped.stdout
-    assert "lowbit:" not in toy.pytest(*arguments, "-n", "1").stdout
+    assert "lowbit: toy" not in toy.pytest(*arguments, "-n", "1").stdout
 
 
 def _read(descriptor: int) -> bytes:
