@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import onnx
 
 STRIDES = (8, 16, 32)
+# How far a score may leave [0, 1] and still be a probability: an artifact rounds it to a step of its own.
+_BEYOND = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,11 @@ class Interface:
         """Read it from a graph. Raises :class:`InputError` for another input than one image of a fixed size."""
         given = graph.inputs(model)
         if len(given) != 1:
-            raise InputError(f"{path}: has {len(given)} inputs; one, the image, is supported.")
+            names = ", ".join(value.name for value in given)
+            raise InputError(
+                f"{path}: has the inputs {names or 'none'}; one, the image, is supported, and beside it the size that boxes are "
+                f"scaled to ({', '.join(graph.SIZE_INPUTS)}). Export it without the others."
+            )
         shape = graph.shape_of(given[0])
         if len(shape) != 4 or shape[:2] != (1, 3) or not all(32 <= side <= graph.MAX_SIDE for side in shape[2:]):
             raise InputError(
@@ -120,6 +126,8 @@ class Head(ABC):
     resize: ClassVar[Resize] = "letterbox"
     # Ultralytics' head modules that it reads, as metadata name them since 8.4.
     modules: ClassVar[tuple[str, ...]] = ()
+    # What to do about logits where it takes probabilities, if the graph need not be exported again.
+    remedy_for_logits: ClassVar[str] = ""
     # What may be declared of it in lowbit.toml, and the values.
     options: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
@@ -143,6 +151,16 @@ class Head(ABC):
         """For keys and other processes; :func:`lowbit.detector.heads.of_json` reads it."""
         plain: dict[str, Any] = json.loads(json.dumps({"kind": self.kind, **asdict(self)}))
         return plain
+
+    def probabilities(self, scores: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The scores, if they can be probabilities. Raises :class:`InputError` for logits."""
+        if scores.size and (scores.min() < -_BEYOND or scores.max() > 1 + _BEYOND):
+            remedy = self.remedy_for_logits or "Export the detector with the sigmoid in its graph."
+            raise InputError(
+                f"a head of kind {self.kind} gives scores in [0, 1], these are {scores.min():.3g} to {scores.max():.3g}, as "
+                f"logits are. {remedy}"
+            )
+        return scores
 
     def wrong(self, outputs: Sequence[NDArray[np.float32]]) -> InputError:
         """The error for outputs of other shapes than this head's."""

@@ -185,8 +185,11 @@ def _of_file(name: str, declared: Declared, *, trust: bool) -> Detector:
     if path.suffix == ".onnx":
         form = graph.canonical(path, (declared.size, declared.size) if declared.size else None)
         head = heads.recognise(path, form.model, declared.hints)
+        heads.try_on(path, head, form.samples)
         scaling = {"mean": (0.0,) * 3, "std": (1.0,) * 3} if form.pixels else {}
-        spec = InputSpec(*head.sides, **{"resize": head.resize, **declared.preprocessing, **scaling})
+        spec = InputSpec(
+            *head.sides, **{"resize": "stretch" if form.scaled else head.resize, **declared.preprocessing, **scaling}
+        )
         return Detector(name=name, input=spec, head=head, architecture=None, weights=None, onnx=path, **data)
     if reason := checkpoint.missing():
         raise InputError(f"{path}: {reason}. Or export it to ONNX where it was trained.")

@@ -12,6 +12,7 @@ from lowbit.graph.head import (
     raw_head_of_batch,
     with_head_outputs,
 )
+from lowbit.graph.image_input import SIZE_INPUTS
 from lowbit.graph.loading import embed, load
 from lowbit.graph.nodes import (
     PASSING,
@@ -42,6 +43,7 @@ from lowbit.graph.structures import Structure, Weight, structure
 __all__ = [
     "MAX_SIDE",
     "PASSING",
+    "SIZE_INPUTS",
     "Canonical",
     "Quantizer",
     "Structure",

@@ -4,16 +4,16 @@ that cannot be converted is refused with the remedy, before any work."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lowbit.errors import InputError
 from lowbit.graph.equality import prove
-from lowbit.graph.image_input import as_float32_image, deployed_sides, for_one_image, set_shape
+from lowbit.graph.image_input import as_float32_image, deployed_sides, for_one_image, set_shape, size_stored
 from lowbit.graph.loading import load
 from lowbit.graph.nodes import inputs, name_nodes, opset, shape_of
 from lowbit.graph.shape_inference import blank, noise
@@ -34,12 +34,15 @@ class Canonical:
     """A detector's graph in one form: opset 13 to 24, one float32 input 1 x 3 x height x width, float32 weights inside,
     nodes with unique names, no Constant nodes, no stored values among the inputs, outputs with their measured shapes.
 
-    ``pixels``: whether the graph itself scales pixels of 0 to 255. ``changes``: what was done, for people.
+    ``pixels``: whether the graph itself scales pixels of 0 to 255. ``scaled``: whether it scales boxes to a size that was a
+    second input. ``changes``: what was done, for people. ``samples``: its outputs on a black image and on noise.
     """
 
     model: onnx.ModelProto
     pixels: bool
     changes: tuple[str, ...]
+    scaled: bool = False
+    samples: Sequence[Sequence[NDArray[Any]]] = ()
 
 
 def canonical(path: Path, sides: tuple[int, int] | None = None) -> Canonical:
@@ -52,9 +55,11 @@ def canonical(path: Path, sides: tuple[int, int] | None = None) -> Canonical:
 
     original = load(path)
     _refuse(path, original)
+    stored = size_stored(path, original, sides)
     model = onnx.ModelProto()
     model.CopyFrom(original)
     changes = [
+        stored,
         _at_opset(path, model),
         _inlined(model),
         _constants_stored(model),
@@ -66,12 +71,12 @@ def canonical(path: Path, sides: tuple[int, int] | None = None) -> Canonical:
     given = inputs(model)
     batch = shape_of(given[0])[0] if len(given) == 1 and shape_of(given[0]) else 1
     if batch < 2:
-        return _fitted(path, original, model, sides, pixels, changes)
+        return replace(_fitted(path, original, model, sides, pixels, changes), scaled=bool(stored))
     deployed_sides(path, model, sides)
     changes += [f"its batch of {batch} made one image"]
     for form in for_one_image(model, batch):
         try:
-            return _fitted(path, original, form, sides, pixels, changes)
+            return replace(_fitted(path, original, form, sides, pixels, changes), scaled=bool(stored))
         except InputError:  # what can't be proved is not applied
             continue
     raise InputError(
@@ -92,7 +97,7 @@ def _fitted(
     import onnx
 
     fitted = fixed(path, model, sides)
-    _settle_outputs(path, fitted)
+    samples = _settle_outputs(path, fitted)
     done = tuple(change for change in (*changes, "its open dimensions fixed" if fitted is not model else "") if change)
     if not _runs(fitted):
         return Canonical(fitted, pixels, done)
@@ -101,12 +106,12 @@ def _fitted(
     if said := _folded(folded):
         try:
             prove(path, original, folded)
-            return Canonical(folded, pixels, (*done, said))
+            return Canonical(folded, pixels, (*done, said), samples=samples)
         except InputError:  # what can't be proved is not applied
             pass
     if done:
         prove(path, original, fitted)
-    return Canonical(fitted, pixels, done)
+    return Canonical(fitted, pixels, done, samples=samples)
 
 
 def _refuse(path: Path, model: onnx.ModelProto) -> None:
@@ -312,12 +317,12 @@ def _runs(model: onnx.ModelProto) -> bool:
     return len(shape) == 4 and all(0 < side <= MAX_SIDE for side in shape)
 
 
-def _settle_outputs(path: Path, model: onnx.ModelProto) -> None:
+def _settle_outputs(path: Path, model: onnx.ModelProto) -> Sequence[Sequence[NDArray[Any]]]:
     """Write the outputs' shapes, by running the graph: shape inference loses them behind TopK and NMS. A dimension that the
-    image decides stays open."""
+    image decides stays open. Returns the outputs of the runs."""
     given = inputs(model)
     if not _runs(model):
-        return  # the recognition of its head says what is wrong with it
+        return ()  # the recognition of its head says what is wrong with it
     try:
         session = plain_session(model)
         runs = [session.run(None, {given[0].name: draw(given[0])}) for draw in (blank, noise)]
@@ -328,3 +333,4 @@ def _settle_outputs(path: Path, model: onnx.ModelProto) -> None:
     for value, one, two in zip(model.graph.output, *runs, strict=True):
         shapes = zip(np.shape(one), np.shape(two), strict=True)
         set_shape(value, [a if a == b else f"{value.name}_{axis}" for axis, (a, b) in enumerate(shapes)])
+    return runs

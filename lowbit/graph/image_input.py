@@ -16,6 +16,35 @@ if TYPE_CHECKING:
     import onnx
 
 
+# Second inputs of DETR's family with its postprocessing in the graph: width and height that boxes are scaled to.
+SIZE_INPUTS = ("orig_target_sizes", "orig_target_size", "target_sizes")
+
+
+def size_stored(path: Path, model: onnx.ModelProto, sides: tuple[int, int] | None) -> str:
+    """A second input that asks for the size to which boxes are scaled becomes a stored value: the input's own width and
+    height, so that boxes are in the input's pixels. What was done, for people.
+
+    Raises :class:`InputError` for one that is not a width and a height an image.
+    """
+    from onnx import helper, numpy_helper
+
+    given = inputs(model)
+    asking = next((value for value in given if value.name in SIZE_INPUTS), None)
+    if len(given) != 2 or asking is None:
+        return ""
+    shape = shape_of(asking)
+    if len(shape) != 2 or shape[1] not in (0, 2):
+        raise InputError(f"{path}: its input {asking.name} is of shape {shape}, not width and height an image.")
+    kept = [value for value in model.graph.input if value.name != asking.name]
+    del model.graph.input[:]
+    model.graph.input.extend(kept)
+    height, width = deployed_sides(path, model, sides)
+    kind = helper.tensor_dtype_to_np_dtype(asking.type.tensor_type.elem_type)
+    size = np.array([[width, height]] * max(1, shape[0]), kind)
+    model.graph.initializer.append(numpy_helper.from_array(size, asking.name))
+    return f"its {asking.name} stored as {width} x {height}, so that boxes are in its input's pixels"
+
+
 def as_float32_image(path: Path, model: onnx.ModelProto) -> tuple[bool, str]:
     """The image becomes float32, channels first. Whether the graph itself scales pixels, and what was done."""
     from onnx import TensorProto, helper

@@ -19,6 +19,7 @@ from lowbit.detector import Detector, declare, find_detector
 from lowbit.detector.heads.counted import Counted
 from lowbit.detector.heads.decoded import Decoded
 from lowbit.detector.heads.end2end import End2End
+from lowbit.detector.heads.labelled import Labelled
 from lowbit.detector.heads.nas import Nas
 from lowbit.detector.heads.objectness import Objectness
 from lowbit.detector.heads.rows import Rows
@@ -42,6 +43,7 @@ class Toy:
         self.weights: Weights = []
         self.nodes: Nodes = []
         self.outputs: list[onnx.ValueInfoProto] = []
+        self.inputs = [helper.make_tensor_value_info("images", TensorProto.FLOAT, (1, 3, 64, 64))]
         options = {"kernel_shape": [32, 32], "strides": [32, 32]}
         stem = self.stored(np.eye(3, dtype=np.float32)[:, :, None, None], "stem")
         self.add("Conv", ["images", stem], "features")
@@ -63,8 +65,7 @@ class Toy:
         self.outputs.append(helper.make_tensor_value_info(name, kind, shape))
 
     def save(self, path: Path) -> None:
-        given = helper.make_tensor_value_info("images", TensorProto.FLOAT, (1, 3, 64, 64))
-        body = helper.make_graph(self.nodes, "toy", [given], self.outputs, self.weights)
+        body = helper.make_graph(self.nodes, "toy", self.inputs, self.outputs, self.weights)
         model = helper.make_model(body, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
         onnx.checker.check_model(model)
         onnx.save(model, str(path))
@@ -155,6 +156,30 @@ def ssd(toy: Toy) -> None:
     toy.gives("num_detections", (1,))
 
 
+def mmdeploy(toy: Toy) -> None:
+    boxes, scores, labels = _best_first(toy)
+    column = toy.add("Unsqueeze", [scores, toy.stored(np.array([2]), "last")], "score_column")
+    toy.add("Concat", [boxes, column], "dets", axis=2)
+    toy.add("Identity", [labels], "labels_out")
+    toy.gives("dets", (1, "n", 5))
+    toy.gives("labels_out", (1, "n"), TensorProto.INT64)
+
+
+def dfine(toy: Toy) -> None:
+    """Boxes in [0, 1] are scaled to the width and height that its second input says."""
+    boxes, scores, labels = _best_first(toy)
+    toy.inputs.append(helper.make_tensor_value_info("orig_target_sizes", TensorProto.INT64, ("N", 2)))
+    toy.add("Cast", ["orig_target_sizes"], "size", to=TensorProto.FLOAT)
+    toy.add("Tile", ["size", toy.stored(np.array([1, 2]), "twice")], "corner_sizes")
+    toy.add("Div", [boxes, toy.stored(np.float32(64), "side")], "shares")
+    toy.add("Mul", ["shares", "corner_sizes"], "boxes")
+    toy.add("Identity", [scores], "scores")
+    toy.add("Identity", [labels], "classes")
+    toy.gives("classes", (1, 4), TensorProto.INT64)
+    toy.gives("boxes", (1, 4, 4))
+    toy.gives("scores", (1, 4))
+
+
 def standard_nms(toy: Toy) -> None:
     corners = toy.stored(CELLS[None], "corners")
     limits = [
@@ -184,6 +209,8 @@ FAMILIES: dict[Callable[[Toy], None], object] = {
     efficient_nms: Counted((64, 64), 2, (1, 2, 3, 0)),
     ssd: Counted((64, 64), 2, (0, 2, 1, 3), shares=True),
     standard_nms: Rows((64, 64), 2),
+    mmdeploy: Labelled((64, 64), 2),
+    dfine: Labelled((64, 64), 2, (1, 2, 0)),
 }
 
 
@@ -221,7 +248,7 @@ def test_a_family_is_recognised_and_measured(tmp_path: Path, family: Callable[[T
         assert evaluate(dataset, found).map == pytest.approx(1), artifact.name
 
 
-@pytest.mark.parametrize("family", [efficient_nms, standard_nms])
+@pytest.mark.parametrize("family", [efficient_nms, standard_nms, mmdeploy])
 def test_the_number_of_classes_is_asked_for(tmp_path: Path, family: Callable[[Toy], None]) -> None:
     with pytest.raises(InputError, match=r"toy\.onnx: .* how many classes there are\. Declare classes"):
         declared(tmp_path, family, "")
@@ -240,3 +267,51 @@ def test_rows_behind_the_count_mean_nothing() -> None:
     assert found.scores.tolist() == pytest.approx([0.9, 0.8])
     with pytest.raises(InputError, match="wrong head kind"):
         head.decode([boxes, scores])
+
+
+def test_a_size_that_boxes_are_scaled_to_is_the_inputs_own(tmp_path: Path) -> None:
+    """Images are stretched to it then, as these detectors are trained, unless something else is declared."""
+    assert declared(tmp_path, dfine).input.resize == "stretch"
+    assert declared(tmp_path, dfine, f'{CLASSES}\nresize = "letterbox"').input.resize == "letterbox"
+    assert declared(tmp_path, mmdeploy).input.resize == "letterbox"
+
+
+def test_another_second_input_is_refused_by_name(tmp_path: Path) -> None:
+    def paddle(toy: Toy) -> None:
+        nas(toy)
+        toy.inputs.append(helper.make_tensor_value_info("scale_factor", TensorProto.FLOAT, (1, 2)))
+
+    with pytest.raises(InputError, match=r"has the inputs images, scale_factor; .*Export it without"):
+        declared(tmp_path, paddle)
+
+
+def test_a_label_below_zero_is_padding() -> None:
+    dets = np.array([[[0, 0, 8, 8, 0.9], [0, 0, 4, 4, 0.8]]], np.float32)
+    assert Labelled((64, 64), 2).decode([dets, np.array([[1, -1]])]).classes.tolist() == [1]
+    assert Labelled((64, 64), 2, (1, 0)).decode([np.array([[0, 1]]), dets]).classes.tolist() == [0, 1]
+
+
+def logits(toy: Toy) -> None:
+    """A decoded head without its sigmoid."""
+    decoded(toy)
+    (sigmoid,) = (node for node in toy.nodes if node.op_type == "Sigmoid")
+    sigmoid.op_type = "Identity"
+
+
+def test_logits_for_probabilities_are_refused_at_once(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"toy\.onnx: .*scores in \[0, 1\], these are .* to .*sigmoid in its graph"):
+        declared(tmp_path, logits, f'{CLASSES}\nhead = "decoded"')
+
+
+def test_of_a_detr_logits_are_declared(tmp_path: Path) -> None:
+    def detr(toy: Toy) -> None:
+        boxes = toy.stored(CENTRED[None, :3] / np.float32(64), "stored_boxes")
+        toy.add("Transpose", ["columns"], "logits_of_cells", perm=[0, 2, 1])
+        toy.add("Slice", ["logits_of_cells", *(toy.stored(np.array([n]), f"at{n}") for n in (0, 3, 1))], "logits")
+        toy.add("Identity", [boxes], "boxes")
+        toy.gives("boxes", (1, 3, 4))
+        toy.gives("logits", (1, 3, 2))
+
+    with pytest.raises(InputError, match=r'these are .*scores = "sigmoid"'):
+        declared(tmp_path, detr, 'head = { kind = "detr", scores = "probability" }')
+    assert declared(tmp_path, detr, 'head = { kind = "detr", scores = "sigmoid" }').head.classes == 2

@@ -5,9 +5,12 @@ from __future__ import annotations
 import importlib
 import json
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from lowbit.detector.head import Head, Hints, Interface, metadata
 from lowbit.errors import InputError
@@ -74,6 +77,15 @@ def recognise(path: Path, model: onnx.ModelProto, hints: Hints | None = None) ->
         f"{path}: output {shown} is {f'no {hints.kind} head' if hints.kind else 'none'} of {forms}. Export the detector "
         "with one of these heads, or declare its strides."
     )
+
+
+def try_on(path: Path, head: Head, samples: Sequence[Sequence[NDArray[np.float32]]]) -> None:
+    """Read a file's outputs on some images with its head; raises :class:`InputError` where they can't be read so."""
+    for outputs in samples:
+        try:
+            head.decode(outputs)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
 
 
 def of_json(values: Mapping[str, Any]) -> Head:

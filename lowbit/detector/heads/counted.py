@@ -70,7 +70,7 @@ class Counted(Head):
             height, width = self.sides
             found = found[:, [1, 0, 3, 2]] * np.array([width, height, width, height], np.float32)
         classes = np.rint(labels[0, :kept]).astype(np.int64) - int(self.shares)
-        return best(Detections(found, np.asarray(scores[0, :kept], np.float32), classes))
+        return best(Detections(found, self.probabilities(np.asarray(scores[0, :kept], np.float32)), classes))
 
 
 def _is(name: str, role: str) -> bool:

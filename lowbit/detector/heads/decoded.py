@@ -44,7 +44,7 @@ class Decoded(Head):
         shape = (1, anchors, values) if self.transposed else (1, values, anchors)
         (output,) = take(outputs, self, shape)
         columns = output[0].T if self.transposed else output[0]
-        classes, where, scores = candidates(columns[4:])
+        classes, where, scores = candidates(self.probabilities(columns[4:]))
         return suppress(Detections(corners(columns[:4, where].T), scores, classes))
 
 

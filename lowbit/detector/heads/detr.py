@@ -30,6 +30,7 @@ class Detr(Head):
     form = "boxes 1 x queries x 4 in [0, 1] and logits 1 x queries x classes"
     resize = "stretch"
     modules = ("RTDETRDecoder",)
+    remedy_for_logits = 'Declare what they are: head = { kind = "detr", scores = "sigmoid" }, or "softmax".'
     options: ClassVar[Mapping[str, tuple[str, ...]]] = {"scores": ("sigmoid", "softmax", "probability")}
 
     scores: str
@@ -65,7 +66,8 @@ class Detr(Head):
         if self.chosen:
             (output,) = take(outputs, self, (1, 0, 6))
             rows = output[0]
-            return best(Detections(self._in_pixels(rows[:, :4]), rows[:, 4], np.rint(rows[:, 5]).astype(np.int64)))
+            scores = self.probabilities(rows[:, 4])
+            return best(Detections(self._in_pixels(rows[:, :4]), scores, np.rint(rows[:, 5]).astype(np.int64)))
         columns = self.classes + (self.scores == "softmax")
         if self.joined:
             (output,) = take(outputs, self, (1, 0, 4 + columns))
@@ -83,7 +85,7 @@ class Detr(Head):
 
     def _probabilities(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         if self.scores == "probability":
-            return logits
+            return self.probabilities(logits)
         if self.scores == "sigmoid":
             return sigmoid(logits)
         powers = np.exp(logits - logits.max(1, keepdims=True))

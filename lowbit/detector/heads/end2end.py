@@ -48,7 +48,7 @@ class End2End(Head):
         """The rows as they are; padding of NMS has a score of 0."""
         (output,) = take(outputs, self, (1, 0, 6))
         rows = output[0]
-        return best(Detections(rows[:, :4], rows[:, 4], np.rint(rows[:, 5]).astype(np.int64)))
+        return best(Detections(rows[:, :4], self.probabilities(rows[:, 4]), np.rint(rows[:, 5]).astype(np.int64)))
 
 
 def _classes(path: Path, model: onnx.ModelProto) -> int:

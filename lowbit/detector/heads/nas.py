@@ -34,7 +34,7 @@ class Nas(Head):
         """Class-aware non-maximum suppression at IoU 0.7 of all boxes with a score."""
         anchors = cells(self.sides, self.strides)
         boxes, scores = take(outputs, self, (1, anchors, 4), (1, anchors, self.classes))
-        classes, where, found = candidates(scores[0].T)
+        classes, where, found = candidates(self.probabilities(scores[0].T))
         return suppress(Detections(np.asarray(boxes[0][where], np.float32), found, classes))
 
 

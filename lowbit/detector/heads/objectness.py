@@ -34,6 +34,7 @@ class Objectness(Head):
         """A pair's score is objectness times class score; suppression as for decoded heads."""
         (output,) = take(outputs, self, (1, 3 * cells(self.sides, self.strides), 5 + self.classes))
         columns = output[0].T
+        self.probabilities(columns[4:])
         classes, where, scores = candidates(columns[5:] * columns[4])
         return suppress(Detections(corners(columns[:4, where].T), scores, classes))
 

@@ -39,7 +39,7 @@ class Rows(Head):
     def decode(self, outputs: Sequence[NDArray[np.float32]]) -> Detections:
         """The rows as they are, best first."""
         (rows,) = take(outputs, self, (0, 7))
-        return best(Detections(rows[:, 1:5], rows[:, 6], np.rint(rows[:, 5]).astype(np.int64)))
+        return best(Detections(rows[:, 1:5], self.probabilities(rows[:, 6]), np.rint(rows[:, 5]).astype(np.int64)))
 
 
 HEAD = Rows

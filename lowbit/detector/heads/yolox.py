@@ -39,6 +39,7 @@ class Yolox(Head):
         """A pair's score is objectness times class score; class-aware non-maximum suppression at IoU 0.7."""
         (output,) = take(outputs, self, (1, cells(self.sides, self.strides), 5 + self.classes))
         rows = output[0]
+        self.probabilities(rows[:, 4:])
         places, pitch = cell_corners(self.sides, self.strides)
         classes, where, scores = candidates((rows[:, 5:] * rows[:, 4:5]).T)
         centre = rows[where, :2] + places[where]
