@@ -26,7 +26,7 @@ from lowbit.data.letterbox import preprocess
 from lowbit.data.lists import CalibrationSet, load_calibration
 from lowbit.data.load import load_data, load_images, load_unlabelled
 from lowbit.data.pseudo_labels import labelled_by
-from lowbit.detector import Detector, checkpoint, declare, registry
+from lowbit.detector import Detector, checkpoint, declare, naming, registry
 from lowbit.errors import InputError, LowbitError, UnavailableError
 from lowbit.measure import alone, collapse, emulation, executed_kernels, parity, predict, pycocotools_check
 from lowbit.measure.metrics import (
@@ -188,6 +188,9 @@ class Evaluation:
         """Raise :class:`LowbitError` unless detector, data set and calibration list fit each other."""
         dataset = self.dataset(name)
         self._note(dataset.notes)
+        declared = self.given.declared.get(name)
+        mapped = declared is not None and declared.classes is not None
+        self._note(naming.contradictions(self.detector(name).names, dataset, declared=mapped))
         self._note(check_leak(dataset, self.calibration(name), allow_similar=self._allow_similar(name)))
 
     def _allow_similar(self, name: str) -> bool:

@@ -26,8 +26,8 @@ from lowbit.data.images import SUFFIXES, read_image
 from lowbit.data.leak import check_leak, look_alikes, same_files
 from lowbit.data.lists import CalibrationSet, load_calibration
 from lowbit.data.load import load_data
-from lowbit.detector import declare, heads
-from lowbit.detector.head import Head, Hints
+from lowbit.detector import declare, heads, naming
+from lowbit.detector.head import Head, Hints, class_names
 from lowbit.detector.registry import DEFAULT_SIZE
 from lowbit.errors import InputError, LowbitError
 from lowbit.progress import Progress, Step
@@ -98,13 +98,14 @@ class Found:
 @dataclass(frozen=True)
 class Candidate:
     """A detector's file. ``heads``: how each head that fits is declared, as TOML; one with nothing to declare if it is
-    recognised. ``reason``: what the file leaves open."""
+    recognised. ``reason``: what the file leaves open. ``names``: of its classes, where it has them."""
 
     name: str
     path: Path
     heads: tuple[_Declared, ...]
     pixels: bool
     reason: str
+    names: tuple[str, ...] = ()
 
     @property
     def recognised(self) -> bool:
@@ -220,7 +221,9 @@ def propose(folder: Path, progress: Progress) -> Proposal:
     data = {one.name: _fitting(one, datasets, found) for one in candidates}
     evaluated = list({dataset.annotations: dataset for dataset in data.values() if dataset}.values())
     for dataset in datasets:
-        if dataset not in evaluated:
+        if dataset in evaluated:
+            found.left_out.pop(dataset.annotations, None)  # another detector's reason
+        else:
             found.left_out.setdefault(dataset.annotations, "another data set was chosen")
     progress(Step("looking for calibration images that are not evaluated"))
     calibration, remark = _calibration(found, evaluated)
@@ -350,6 +353,7 @@ def _candidate(path: Path, name: str, counts: Sequence[int], found: Found) -> Ca
         heads=tuple(((*open_size, *lines), head) for lines, head in fitting),
         pixels=form.pixels,
         reason=" ".join(reasons),
+        names=class_names(path, form.model),
     )
 
 
@@ -380,18 +384,30 @@ def _hints(classes: int | None) -> Iterator[tuple[tuple[str, ...], Hints]]:
                 yield (line,), Hints(kind, classes=classes, options={option: value})
 
 
+# Of a detector's class names, the share that its data set has at least: spellings differ, objects don't.
+_SHARED_NAMES = 0.5
+
+
 def _fitting(candidate: Candidate, datasets: Iterable[Dataset], found: Found) -> Dataset | None:
-    """The first data set of the detector's classes, None where there is none."""
+    """The data set of the detector's classes, None where there is none: of those with as many, the first with the most of
+    its class names, where both have names."""
+    fitting: list[tuple[float, Dataset]] = []
     for dataset in datasets:
         for _, head in candidate.heads:
             try:
-                dataset.fitted(head.classes, candidate.name)
+                fitted = dataset.fitted(head.classes, candidate.name)
             except InputError as error:
                 found.left_out.setdefault(dataset.annotations, found.said(error))
                 continue
-            found.left_out.pop(dataset.annotations, None)
-            return dataset
-    return None
+            share = naming.shared(candidate.names, fitted.category_names)
+            if share is not None and share < _SHARED_NAMES:
+                theirs = f"{fitted.category_names[0]!r}, not {candidate.names[0]!r}"
+                said = f"its classes have other names than {candidate.name}'s: {theirs}"
+                found.left_out.setdefault(dataset.annotations, said)
+                continue
+            fitting.append((_SHARED_NAMES if share is None else share, dataset))
+            break
+    return max(fitting, key=lambda pair: pair[0])[1] if fitting else None  # the first of equals
 
 
 def _calibration(found: Found, evaluated: Sequence[Dataset]) -> tuple[CalibrationSet | None, str]:

@@ -28,7 +28,7 @@ class Detector:
 
     It comes from ``weights``, a checkpoint of ``architecture`` (Ultralytics' YAML by name, or its content), from
     ``onnx``, somebody's export, or from neither: then its weights are drawn from ``seed``, and it is there for timings
-    only. ``head``: what is deployed. ``load_data``, ``load_calibration`` and ``load_training``
+    only. ``head``: what is deployed. ``names``: its classes' names, where its file has them. ``load_data``, ``load_calibration`` and ``load_training``
     (unlabelled images for fine-tuning) take the folder where drawn data may be kept.
     """
 
@@ -43,6 +43,7 @@ class Detector:
     load_training: Callable[[Path], CalibrationSet]
     trust: bool = False
     seed: int | None = None
+    names: tuple[str, ...] = ()
 
     @property
     def source(self) -> Path:

@@ -72,7 +72,7 @@ class Interface:
         if task != "detect":
             raise InputError(f"{path}: its metadata says that its task is {task!r}; detection is supported.")
         outputs = {value.name: graph.shape_of(value) for value in model.graph.output}
-        named = class_names(path, model)
+        named = len(class_names(path, model)) or None
         if named and hints.classes and named != hints.classes:
             raise InputError(
                 f"{path}: its metadata names {named} classes, and {hints.classes} are declared. Declare one entry a class."
@@ -99,13 +99,15 @@ def metadata(model: onnx.ModelProto) -> dict[str, str]:
     return {entry.key: entry.value for entry in model.metadata_props}
 
 
-def class_names(path: Path, model: onnx.ModelProto) -> int | None:
-    """The number of classes that Ultralytics' metadata name; None where there are none."""
+def class_names(path: Path, model: onnx.ModelProto) -> tuple[str, ...]:
+    """The classes' names in the order of their index, as Ultralytics' metadata have them; none where they have none."""
     text = metadata(model).get("names")
     if text is None:
-        return None
+        return ()
     try:
-        return len(ast.literal_eval(text))
+        names = ast.literal_eval(text)
+        listed = [names[index] for index in sorted(names)] if isinstance(names, dict) else list(names)
+        return tuple(map(str, listed))
     except (ValueError, SyntaxError, TypeError) as error:
         raise InputError(f"{path}: metadata 'names' is no table of class names ({error}). Export it again.") from error
 

@@ -17,6 +17,7 @@ from lowbit.detector import checkpoint, heads
 from lowbit.detector.declare import Declared
 from lowbit.detector.detector import Detector
 from lowbit.detector.fetch import default_folder
+from lowbit.detector.head import class_names
 from lowbit.detector.heads.decoded import Decoded
 from lowbit.detector.heads.end2end import End2End
 from lowbit.errors import InputError, UnavailableError
@@ -190,7 +191,10 @@ def _of_file(name: str, declared: Declared, *, trust: bool) -> Detector:
         spec = InputSpec(
             *head.sides, **{"resize": "stretch" if form.scaled else head.resize, **declared.preprocessing, **scaling}
         )
-        return Detector(name=name, input=spec, head=head, architecture=None, weights=None, onnx=path, **data)
+        names = class_names(path, form.model)
+        return Detector(
+            name=name, input=spec, head=head, architecture=None, weights=None, onnx=path, names=names, **data
+        )
     if reason := checkpoint.missing():
         raise InputError(f"{path}: {reason}. Or export it to ONNX where it was trained.")
     spec = InputSpec(declared.size or DEFAULT_SIZE)
