@@ -192,6 +192,7 @@ class Evaluation:
         mapped = declared is not None and declared.classes is not None
         self._note(naming.contradictions(self.detector(name).names, dataset, declared=mapped))
         self._note(check_leak(dataset, self.calibration(name), allow_similar=self._allow_similar(name)))
+        self.detector(name).prove_canonical(self.inputs(name, objects=True))
 
     def _allow_similar(self, name: str) -> bool:
         declared = self.given.declared.get(name)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from lowbit import graph
 from lowbit.data.dataset import Dataset
@@ -28,7 +31,8 @@ class Detector:
 
     It comes from ``weights``, a checkpoint of ``architecture`` (Ultralytics' YAML by name, or its content), from
     ``onnx``, somebody's export, or from neither: then its weights are drawn from ``seed``, and it is there for timings
-    only. ``head``: what is deployed. ``names``: its classes' names, where its file has them. ``load_data``, ``load_calibration`` and ``load_training``
+    only. ``head``: what is deployed. ``names``: its classes' names, where its file has them. ``changes``: what
+    its canonical form changed in its file. ``load_data``, ``load_calibration`` and ``load_training``
     (unlabelled images for fine-tuning) take the folder where drawn data may be kept.
     """
 
@@ -44,6 +48,7 @@ class Detector:
     trust: bool = False
     seed: int | None = None
     names: tuple[str, ...] = ()
+    changes: tuple[str, ...] = ()
 
     @property
     def source(self) -> Path:
@@ -87,6 +92,15 @@ class Detector:
     def fused_module(self) -> Any:
         """:meth:`torch_module` with BatchNorm folded and only the head that deployment uses."""
         return checkpoint.fused(self.torch_module())
+
+    def prove_canonical(self, images: Sequence[NDArray[np.float32]]) -> None:
+        """Where the canonical form changed its file: run both on real images, float32 [1, 3, height, width], and compare raw
+        heads and detections. Raises :class:`lowbit.errors.InputError` where they differ, or nothing was compared."""
+        if self.onnx is None or not self.changes:
+            return
+        form = graph.canonical(self.onnx, self.input.sides)
+        assert form.original is not None
+        graph.prove(self.onnx, form.original, form.model, images, self.head.decode)
 
     def export(self, path: Path) -> None:
         """Write the FP32 ONNX: one input, float32 1 x 3 x height x width, and the outputs that ``head`` reads."""

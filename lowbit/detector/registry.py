@@ -193,7 +193,15 @@ def _of_file(name: str, declared: Declared, *, trust: bool) -> Detector:
         )
         names = class_names(path, form.model)
         return Detector(
-            name=name, input=spec, head=head, architecture=None, weights=None, onnx=path, names=names, **data
+            name=name,
+            input=spec,
+            head=head,
+            architecture=None,
+            weights=None,
+            onnx=path,
+            names=names,
+            changes=form.changes,
+            **data,
         )
     if reason := checkpoint.missing():
         raise InputError(f"{path}: {reason}. Or export it to ONNX where it was trained.")

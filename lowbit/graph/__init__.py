@@ -1,6 +1,7 @@
 """ONNX files: read and checked once, and what a graph says about itself: its decode tail, what in it is quantized, shapes."""
 
 from lowbit.graph.canonical_form import MAX_SIDE, Canonical, canonical, fixed
+from lowbit.graph.equality import prove
 from lowbit.graph.head import (
     decode_tail,
     deployed_outputs,
@@ -70,6 +71,7 @@ __all__ = [
     "nudged",
     "opset",
     "pairs",
+    "prove",
     "raw_head_of_batch",
     "replace_nodes",
     "shape_of",

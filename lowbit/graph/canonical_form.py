@@ -36,6 +36,7 @@ class Canonical:
 
     ``pixels``: whether the graph itself scales pixels of 0 to 255. ``scaled``: whether it scales boxes to a size that was a
     second input. ``changes``: what was done, for people. ``samples``: its outputs on a black image and on noise.
+    ``original``: the file as it was read.
     """
 
     model: onnx.ModelProto
@@ -43,6 +44,7 @@ class Canonical:
     changes: tuple[str, ...]
     scaled: bool = False
     samples: Sequence[Sequence[NDArray[Any]]] = ()
+    original: onnx.ModelProto | None = None
 
 
 def canonical(path: Path, sides: tuple[int, int] | None = None) -> Canonical:
@@ -71,12 +73,14 @@ def canonical(path: Path, sides: tuple[int, int] | None = None) -> Canonical:
     given = inputs(model)
     batch = shape_of(given[0])[0] if len(given) == 1 and shape_of(given[0]) else 1
     if batch < 2:
-        return replace(_fitted(path, original, model, sides, pixels, changes), scaled=bool(stored))
+        return replace(_fitted(path, original, model, sides, pixels, changes), scaled=bool(stored), original=original)
     deployed_sides(path, model, sides)
     changes += [f"its batch of {batch} made one image"]
     for form in for_one_image(model, batch):
         try:
-            return replace(_fitted(path, original, form, sides, pixels, changes), scaled=bool(stored))
+            return replace(
+                _fitted(path, original, form, sides, pixels, changes), scaled=bool(stored), original=original
+            )
         except InputError:  # what can't be proved is not applied
             continue
     raise InputError(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lowbit.data.detections import Detections
 from lowbit.errors import InputError
 from lowbit.graph.head import head_outputs
 from lowbit.graph.nodes import inputs, name_nodes, shape_of
@@ -23,10 +24,26 @@ if TYPE_CHECKING:
 _SAME, _SAME_HALF = 1e-3, 5e-2
 
 
-def prove(path: Path, original: onnx.ModelProto, model: onnx.ModelProto) -> None:
+# Reads the outputs of one image, in the graph's order.
+Decode = Callable[[Sequence[NDArray[Any]]], Detections]
+# Detections of a score of at least the first number are compared; the others say how far two of them may be apart, in pixels
+# and in score, and what share must have an equal: suppression may choose another one of two boxes that lie as well.
+_SEEN = 0.05
+_NEAR, _NEAR_HALF = (0.5, 0.01, 0.98), (4.0, 0.05, 0.9)
+
+
+def prove(
+    path: Path,
+    original: onnx.ModelProto,
+    model: onnx.ModelProto,
+    images: Sequence[NDArray[Any]] = (),
+    decode: Decode | None = None,
+) -> None:
     """Run both on the same images and compare outputs and raw heads; raises :class:`InputError` where they differ.
 
-    A graph of a fixed batch gets as many different images at once, and each must come out as it does alone.
+    A graph of a fixed batch gets as many different images at once, and each must come out as it does alone. ``images``:
+    real ones, float32 [1, 3, height, width], as the network takes them; without, a black one and noise. ``decode``: what
+    reads the outputs; detections are compared then, and not every box that nobody sees.
     """
     from onnx import helper
 
@@ -39,24 +56,27 @@ def prove(path: Path, original: onnx.ModelProto, model: onnx.ModelProto) -> None
     # In float16 the choice of the best boxes is another one: what they are chosen from is compared.
     skipped = len(original.graph.output) if half and raw else 0
     batch, compared = max(1, shape_of(before)[0]), 0
-    for images in _batches(after, batch):
-        if kind == np.uint8:
-            images = [np.rint(image * 255) for image in images]
-        fed = np.concatenate(images)
+    for together in _of_batch(images, batch) if images else _batches(after, batch, 255 if kind == np.uint8 else 1):
+        fed = np.concatenate(together)
         same = fed.transpose(0, 2, 3, 1) if shape_of(before)[3:] == (3,) and shape_of(before)[1] != 3 else fed
         try:
             wanted = first.run(None, {before.name: same.astype(kind)})
         except Exception as error:
             raise InputError(f"{path}: does not run on one image ({str(error).strip()[:200]}).") from error
-        for number, image in enumerate(images):
+        for number, image in enumerate(together):
             own = [value[number : number + 1] if value.shape[:1] == (batch,) else value for value in wanted]
             found = second.run(None, {after.name: image})
-            for name, one, two in list(zip(_names(original, raw), own, found, strict=True))[skipped:]:
+            outputs = len(original.graph.output)
+            if decode:
+                compared += _seen_alike(path, decode(own[:outputs]), decode(found[:outputs]), half=half)
+            for name, one, two in list(zip(_names(original, raw), own, found, strict=True))[
+                outputs if decode else skipped :
+            ]:
                 compared += _same(path, name, one, two, _SAME_HALF if half else _SAME)
     if not compared:
         raise InputError(
             f"{path}: had to be changed to be measured, and nothing shows that it still computes the same: it has no "
-            "detections on noise and no convolutions in common. Export it with fixed dimensions and opset 17."
+            f"detections on {'these images' if images else 'noise'} and no convolutions in common. Export it with fixed dimensions and opset 17."
         )
 
 
@@ -69,12 +89,41 @@ def _in_half(model: onnx.ModelProto) -> bool:
     return any(tensor.data_type == TensorProto.FLOAT16 for tensor in (*model.graph.initializer, *constants))
 
 
-def _batches(value: onnx.ValueInfoProto, batch: int) -> list[list[NDArray[Any]]]:
-    """A black image and noise, as batches: one after the other, or in one with noise of other seeds and brightness."""
+def _batches(value: onnx.ValueInfoProto, batch: int, largest: int) -> list[list[NDArray[Any]]]:
+    """A black image and noise up to ``largest``, as batches: one after the other, or in one with noise of other seeds and
+    brightness."""
     if batch == 1:
-        return [[blank(value)], [noise(value)]]
-    drawn: list[NDArray[Any]] = [noise(value, seed) for seed in range(1, batch)]
-    return [[blank(value), *(image * np.float32((seed + 1) / batch) for seed, image in enumerate(drawn, 1))]]
+        images = [[blank(value)], [noise(value)]]
+    else:
+        drawn: list[NDArray[Any]] = [noise(value, seed) for seed in range(1, batch)]
+        images = [[blank(value), *(image * np.float32((seed + 1) / batch) for seed, image in enumerate(drawn, 1))]]
+    return images if largest == 1 else [[np.rint(image * largest) for image in together] for together in images]
+
+
+def _of_batch(images: Sequence[NDArray[Any]], batch: int) -> list[list[NDArray[Any]]]:
+    """Images in batches, each of different ones as far as there are so many; the last batch is filled up from the first."""
+    return [
+        [images[place % len(images)] for place in range(start, start + batch)] for start in range(0, len(images), batch)
+    ]
+
+
+def _seen_alike(path: Path, one: Detections, two: Detections, *, half: bool) -> int:
+    """How many detections were compared, in both directions."""
+    pixels, score, share = _NEAR_HALF if half else _NEAR
+    compared = equal = 0
+    for mine, theirs in ((one, two), (two, one)):
+        for row in np.flatnonzero(mine.scores >= _SEEN):
+            near = (np.abs(theirs.boxes - mine.boxes[row]).max(1, initial=0) < pixels) & (
+                theirs.classes == mine.classes[row]
+            )
+            equal += bool((near & (np.abs(theirs.scores - mine.scores[row]) < score)).any())
+            compared += 1
+    if equal < share * compared:
+        raise InputError(
+            f"{path}: its canonical form detects something else on real images: {compared - equal} of {compared} detections "
+            "have no equal. Export it with fixed dimensions and opset 17."
+        )
+    return compared
 
 
 def _names(model: onnx.ModelProto, raw: Sequence[str]) -> list[str]:

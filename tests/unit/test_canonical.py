@@ -10,8 +10,13 @@ import pytest
 from onnx import numpy_helper
 
 from lowbit import graph
+from lowbit.data.detections import Detections
+from lowbit.detector.declare import Declared
 from lowbit.errors import InputError
-from lowbit.graph import canonical_form
+from lowbit.evaluate import Evaluation, Given
+from lowbit.graph import canonical_form, equality, shape_inference
+from lowbit.progress import silent
+from lowbit.store.store import Store
 from tests.unit import toys, zoo
 from tests.unit.graphs import array, make_model, node
 from tests.unit.test_head_detr import make_detr
@@ -76,3 +81,48 @@ def test_float16_weights_in_constant_nodes_are_float16(tmp_path: Path) -> None:
     make_detr(path)
     zoo.compose(["batch_normalization", "weights_as_constant_nodes", "float16"], onnx.load(str(path)), path)
     assert "computed in float32 instead of float16" in graph.canonical(path).changes
+
+
+def on_images(path: Path, folder: Path) -> None:
+    """What the check before a gate does with the canonical form of a file."""
+    data, calibration = toys.make_dataset(folder / "val"), toys.make_calibration(folder / "other")
+    declared = {"mine": Declared(model=path, dataset=data, calibration=calibration)}
+    Evaluation(Store(folder / "store"), Given(declared=declared), silent).check_detector("mine")
+
+
+def test_the_form_is_proved_on_real_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step that changes only what bright images show: noise does not tell."""
+
+    def clipped(model: onnx.ModelProto) -> str:
+        (reading,) = (one for one in model.graph.node if "images" in one.input)
+        reading.input[0] = "shown"
+        limit = array(np.float32(0.6), "limit")
+        model.graph.initializer.append(limit)
+        model.graph.node.insert(0, node("Less", ["images", "limit"], "dark", "/less"))
+        model.graph.node.insert(1, node("Cast", ["dark"], "kept", "/kept", to=onnx.TensorProto.FLOAT))
+        model.graph.node.insert(2, node("Mul", ["images", "kept"], "shown", "/shown"))
+        return "changed"
+
+    path = nameless(tmp_path / "toy.onnx")
+    on_images(path, tmp_path)
+    monkeypatch.setattr(canonical_form, "_inlined", clipped)
+    monkeypatch.setattr(equality, "noise", lambda value, seed=0: shape_inference.noise(value, seed) * np.float32(0.5))
+    graph.canonical(path)
+    with pytest.raises(InputError, match=r"toy\.onnx: its canonical form (detects|computes) something else"):
+        on_images(path, tmp_path)
+
+
+def test_detections_on_real_images_are_compared_in_both_directions(tmp_path: Path) -> None:
+    one = Detections(np.array([[0, 0, 8, 8]], np.float32), np.array([0.9], np.float32), np.array([1]))
+    none = Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
+    assert equality._seen_alike(tmp_path, one, one, half=False) == 2
+    assert equality._seen_alike(tmp_path, none, none, half=False) == 0
+    for first, second in ((one, none), (none, one)):
+        with pytest.raises(InputError, match="1 of 1 detections have no equal"):
+            equality._seen_alike(tmp_path, first, second, half=False)
+
+
+def test_a_batch_gets_different_images() -> None:
+    images = [np.full((1, 3, 2, 2), number, np.float32) for number in range(3)]
+    batches = equality._of_batch(images, 2)
+    assert [[int(image.max()) for image in batch] for batch in batches] == [[0, 1], [2, 0]]
