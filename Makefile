@@ -4,6 +4,8 @@ VENV := .venv
 RUN := $(VENV)/bin/python -m
 # DETECTOR=yolov10n, or ARGS="--detector my.onnx --dataset my/instances.json --calibration my/list.txt"
 ARGS ?=
+# What pip does not compile at installation, Python compiles at first use, and keeps: a third of the packages' modules.
+unexport PYTHONDONTWRITEBYTECODE
 DETECTORS := $(foreach name,$(DETECTOR),--detector $(name))
 
 .PHONY: gate gate-all test test-all bench docs lint clean
@@ -37,7 +39,7 @@ lint: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if v in ((3, 11), (3, 12)) else f"lowbit needs Python 3.11 or 3.12, $(PYTHON) is {v[0]}.{v[1]}. Say which: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,torch,modelopt,brevitas]'
+	$(RUN) pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt --editable '.[dev,torch,modelopt,brevitas]'
 	touch $@
 
 clean:

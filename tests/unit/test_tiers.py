@@ -14,6 +14,7 @@ from lowbit.evaluate import Case
 from lowbit.runtime import runtimes
 from lowbit.schemes import CATALOGUE
 from lowbit_pytest import tiers
+from tests.__main__ import JUDGED, MEASURED
 from tests.unit.waiting import PATIENCE
 
 ROOT = Path(__file__).parents[2]
@@ -89,3 +90,11 @@ def test_arguments_that_select_nothing_are_an_error() -> None:
 
 def test_a_session_that_fails_is_the_exit_status() -> None:
     assert run("tests", "tests/unit/test_files.py", "--nosuchoption").returncode == pytest.ExitCode.USAGE_ERROR
+
+
+def test_what_takes_times_runs_alone() -> None:
+    """With pytest-xdist's workers timings are skipped, and one that no session takes is never measured."""
+    suite = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "tests").glob("test_*.py")}
+    assert (
+        {name for name, code in suite.items() if "mark.latency" in code} < set(MEASURED) < set(JUDGED) <= suite.keys()
+    )
