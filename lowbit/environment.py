@@ -11,6 +11,7 @@ VARIABLES: Mapping[str, str] = {
     "CUDA_VISIBLE_DEVICES": "the GPUs that may be used; a pytest-xdist worker without it takes one of its own",
     "CUDA_DEVICE_ORDER": "set to `PCI_BUS_ID` unless you set it, so that CUDA counts GPUs as NVML does",
     "OMP_NUM_THREADS": "threads of the libraries in a build, as the session was started with it",
+    "GITHUB_ACTIONS": "`true`: what failed or is inconclusive is printed as annotations, which GitHub shows beside the change",
     "GITHUB_STEP_SUMMARY": "a file that the summary is appended to: GitHub shows it on the job's page",
     "CI": "`true` or `1`: an inconclusive verdict fails unless `--inconclusive` or `lowbit.toml` says otherwise; if set at all, progress "
     "is printed as lines and not as a bar",

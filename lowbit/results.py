@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import os
 import platform
+import subprocess
 import time
 from enum import StrEnum
 from pathlib import Path
@@ -17,7 +18,9 @@ from lowbit import files, host, old_results
 from lowbit.errors import InputError
 from lowbit.runtime import DEFAULT, runtimes
 
-SCHEMA = 14
+SCHEMA = 15
+# A run is not held up by a repository on a slow file system.
+_GIT_SECONDS = 10
 
 
 class Status(StrEnum):
@@ -392,11 +395,13 @@ class SweepRecord(_Model):
 
 
 class Results(_Model):
-    """One run. ``cut``: it has not ended, or was ended from outside; what was not measured by then is missing."""
+    """One run. ``commit``: of the project that was gated, with ``-dirty`` where its files were changed since, null outside
+    Git. ``cut``: it has not ended, or was ended from outside; what was not measured by then is missing."""
 
     schema_version: int = Field(SCHEMA, alias="schema")
     run_id: str
     started: str
+    commit: str | None = None
     environment: dict[str, Any]
     entries: list[Entry]
     sweeps: list[SweepRecord] = []
@@ -463,6 +468,17 @@ def environment() -> dict[str, Any]:
         "gpu": dataclasses.asdict(gpu) if gpu else None,
         "providers": onnxruntime.get_available_providers(),
     }
+
+
+def commit(folder: Path) -> str | None:
+    """The Git commit that ``folder`` is at, abbreviated to 12 digits, with ``-dirty`` where tracked files differ from it;
+    None outside a repository, without Git, and before the first commit."""
+    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_GIT_SECONDS)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
 
 
 def new_run_id(runs: Path) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lowbit.cli import runs
 from lowbit.display import Display
 from lowbit.environment import VARIABLES
 from lowbit.errors import InputError, LowbitError
@@ -62,6 +63,7 @@ def parser() -> argparse.ArgumentParser:
         "--max-slowdown", type=float, default=0.10, help="allowed fall of the speed-up, a ratio (0.10)"
     )
     compare.add_argument("--max-growth", type=float, default=0.05, help="allowed growth of the file, a ratio (0.05)")
+    runs.add(commands)
     merge = commands.add_parser("merge", help="one run out of the shards that several jobs measured")
     merge.add_argument("part", type=Path, nargs="+", help="run folder of a shard")
     merge.add_argument("--to", type=Path, required=True, help="the run folder to make")
@@ -122,6 +124,8 @@ def _run(options: argparse.Namespace, progress: Progress) -> int:
         from lowbit.cli import collapses
 
         print(collapses.explain(options, progress))
+    elif options.command in ("history", "export-card", "log"):
+        print(getattr(runs, options.command.replace("-", "_"))(options))
     elif options.command == "merge":
         print(merge_runs(options.part, options.to))
     elif options.command == "expectations":

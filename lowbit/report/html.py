@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lowbit.gate import points
-from lowbit.report import collapses, gallery, pareto, reasons, svg, thresholds
+from lowbit.report import collapses, gallery, history, pareto, reasons, svg, thresholds
 from lowbit.report.summary import CUT, VERDICTS, costs, disagreements, hosts, left_out, recommend, remarks, shipped
 from lowbit.results import BehaviourRecord, Entry, OperatingPointRecord, Results, Status, SweepRecord
 
@@ -49,6 +49,7 @@ def page(results: Results, folder: Path) -> str:
         hosts=[line.removeprefix("- ") for line in hosts(results) if line],
         sections=sections,
         bad=[(entry, reasons.explain(entry)) for entry in bad],
+        history=history.section(results, folder),
         sweeps=[_sweep(sweep) for sweep in results.sweeps],
         skips=skips,
         packages=results.environment.get("packages", {}),

@@ -48,10 +48,12 @@ def merge(parts: Sequence[Path], target: Path) -> Path:
         for name in _KEPT:
             if (part / name).is_dir():
                 shutil.copytree(part / name, partial / name, dirs_exist_ok=True)
+    commits = {run.commit for run in runs}
     whole = Results(
         schema=results.SCHEMA,
         run_id=target.name,
         started=min(run.started for run in runs),
+        commit=commits.pop() if len(commits) == 1 else None,
         environment=environment,
         entries=[entries[key] for key in sorted(entries)],
         sweeps=list({(s.detector, s.combination): s for run in runs for s in run.sweeps}.values()),

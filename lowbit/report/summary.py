@@ -287,7 +287,7 @@ def _sweeps(sweeps: Sequence[SweepRecord], top: int = 3) -> list[str]:
         by_graph = sorted(sweep.layers, key=lambda layer: layer.graph_rank)
         worst = (", ".join(f"`{one.layer}`" for one in found[:top]) for found in (sweep.layers, by_graph))
         rows.append((sweep.detector, sweep.combination, f"{sweep.rank_correlation:.2f}", *worst))
-    return ["## Which layers hurt", "", *table(headings, "llrll", rows), ""]
+    return ["## Sensitive layers", "", *table(headings, "llrll", rows), ""]
 
 
 def _skips(entries: Sequence[Entry]) -> list[str]:

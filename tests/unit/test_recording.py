@@ -9,16 +9,16 @@ import pytest
 
 from lowbit import results
 from lowbit.results import Entry, RuntimeRecord, Status
-from lowbit_pytest.recording import PROPERTY, RunRecorder
+from lowbit_pytest.recording import PARTS, RunRecorder
 
 
 def report(
     test: str, *parts: Entry, outcome: Literal["passed", "failed", "skipped"] = "passed", why: Any = None
 ) -> pytest.TestReport:
     """A report of a test's call, as pytest-xdist's controller gets it."""
-    said = [(PROPERTY, part.model_dump(mode="json", exclude_unset=True)) for part in parts]
+    said = {PARTS: [part.model_dump(mode="json", exclude_unset=True) for part in parts]}
     place = "test_toy.py", 0, test
-    return pytest.TestReport(f"test_toy.py::{test}", place, {}, outcome, why, "call", user_properties=said)
+    return pytest.TestReport(f"test_toy.py::{test}", place, {}, outcome, why, "call", **said)
 
 
 def part(**fields: Any) -> Entry:
@@ -26,7 +26,7 @@ def part(**fields: Any) -> Entry:
 
 
 def test_the_tests_of_a_case_make_one_entry(tmp_path: Path) -> None:
-    recorder = RunRecorder(tmp_path / "r1")
+    recorder = RunRecorder(tmp_path / "r1", tmp_path)
     checked = RuntimeRecord(provider="CPU", options={}, parity=1.0)
     timed = RuntimeRecord(provider="CPU", options={}, int8_mac_fraction=0.9)
     verdict = part(status=Status.INCONCLUSIVE, reason="the 95 % CI contains the threshold")
@@ -46,7 +46,7 @@ def test_the_environment_is_asked_once_a_run(tmp_path: Path, monkeypatch: pytest
     asked = []
     environment = results.environment
     monkeypatch.setattr(results, "environment", lambda: asked.append(1) or environment())
-    recorder = RunRecorder(tmp_path / "r1")
+    recorder = RunRecorder(tmp_path / "r1", tmp_path)
     for test in ("test_map_drop", "test_latency"):
         recorder.pytest_runtest_logreport(report(test, part()))
     assert recorder.results().environment == environment()

@@ -9,6 +9,7 @@ import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -19,7 +20,8 @@ from tests.unit.waiting import PATIENCE
 
 
 def test_a_gate_passes_and_says_all_of_it(toy: Toy) -> None:
-    done = toy.pytest("tests/test_accuracy.py", "tests/test_latency.py", "-k", SCHEMES)
+    junit = toy.folder / "junit.xml"
+    done = toy.pytest("tests/test_accuracy.py", "tests/test_latency.py", "-k", SCHEMES, f"--junitxml={junit}")
     assert done.returncode == 0, done.stdout + done.stderr
     entries = {(e.scheme, e.provider): e for e in toy.results().entries}
     reference, quantized = entries["fp32", "cpu"], entries["int8-ort-minmax", "cpu"]
@@ -50,6 +52,12 @@ def test_a_gate_passes_and_says_all_of_it(toy: Toy) -> None:
     assert "The gate is open" in page and "int8-ort-minmax" in page and "<svg" in page
     assert (folder / "detections" / "toy-int8-ort-minmax.npz").is_file()
     assert next((folder / "artifacts" / "int8-ort-minmax").iterdir()).resolve().is_dir()
+    last = done.stdout[done.stdout.index("\nverdict ") :].splitlines()[1:4]
+    assert [line.split()[0] for line in last] == ["verdict", "ship", "report"] and "passed" in last[0]
+    (judged,) = ElementTree.parse(junit).iterfind(".//testcase[@name='test_map_drop[toy-int8-ort-minmax]']")
+    numbers = {one.get("name"): one.get("value") for one in judged.iter("property")}
+    assert (numbers["lowbit.map"], numbers["lowbit.drop"]) == ("1.0", "0.0")
+    assert numbers["lowbit.artifact_sha256"] == quantized.artifact.sha256 and numbers["lowbit.host"] == quantized.host
 
 
 def test_timings_run_last_and_on_the_same_cores(toy: Toy, tmp_path: Path, plugin: Callable[[str, str], None]) -> None:
