@@ -47,7 +47,7 @@ def _names(entries: list[Entry]) -> str:
     )
 
 
-def annotations(run: Results) -> Iterator[str]:
+def github_annotations(run: Results) -> Iterator[str]:
     """Workflow commands that GitHub shows beside the change: an error for every entry that failed, a warning for every one
     that is inconclusive.
 

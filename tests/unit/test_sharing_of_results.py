@@ -94,7 +94,7 @@ def test_mlflow_has_it_in_a_store_beside_the_runs(run: Results, tmp_path: Path) 
 def test_annotations_say_what_failed_in_githubs_escapes(run: Results) -> None:
     run.entries[1].status, run.entries[1].reason = Status.FAILED, "drop 5.00% is,\nmore: than 1"
     run.entries[2].status, run.entries[2].expected_failure = Status.FAILED, "known"
-    found = list(closing.annotations(run))
+    found = list(closing.github_annotations(run))
     one = next(line for line in found if "toy-int8-ort-minmax0" in line)
     assert one.startswith("::error title=lowbit%3A toy-int8-ort-minmax0 failed::drop 5.00%25 is,")
     assert "\n" not in one
