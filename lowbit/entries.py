@@ -114,6 +114,7 @@ def scored(case: Case, evaluation: Evaluation) -> Entry:
         dataset_digest=dataset.digest,
         dataset_classes=dataset.category_ids,
         images=len(dataset.images),
+        sampled_from=evaluation.dataset(case.detector).sampled_from,
         runtime=_runtime(case, evaluation, evidence.parity),
     )
 

@@ -18,7 +18,7 @@ from lowbit import files, host, old_results
 from lowbit.errors import InputError
 from lowbit.runtime import DEFAULT, runtimes
 
-SCHEMA = 15
+SCHEMA = 16
 # A run is not held up by a repository on a slow file system.
 _GIT_SECONDS = 10
 
@@ -311,6 +311,8 @@ class Entry(_Model):
     ``weights``: SHA-256 of the detector's. ``dataset_classes``: the data set's category id of every class index, -1 for one that it does not have. ``host``: the
     machine that accuracy was measured on, by :func:`lowbit.host.name`; that of a timing is ``latency.host``. ``measured``:
     when, UTC; earlier than the run where the run found what an earlier one had measured.
+    ``sampled_from``: how many images the data set has, where ``images`` are a quick run's choice of them; null where all were
+    measured, and in files up to schema 15.
     ``map_pycocotools`` and ``map50_pycocotools``: pycocotools' on the same detections, within 1e-6 of ``map`` and ``map50``.
     ``layer_sqnr``: the raw head's SQNR in dB with one convolution alone quantized, where the scheme measured it.
     ``recall`` and ``miss_rate``: at ``confidence``, the user's threshold. ``drop_ci``: two-sided, 95 %; ``drop_bounds``: the one-sided 95 % bounds, lower and upper, that the verdict is decided by.
@@ -329,6 +331,7 @@ class Entry(_Model):
     dataset_digest: str | None = None
     dataset_classes: tuple[int, ...] | None = None
     images: int | None = None
+    sampled_from: int | None = None
     status: Status = Status.PASSED
     reason: str | None = None
     expected_failure: str | None = None

@@ -43,7 +43,7 @@ class Dataset:
 
     ``annotations``: the file that it was read from. ``coco``: its images, objects and categories as COCO's JSON says
     them, without objects where the images are not ``labelled``. ``notes``: what was dropped or assumed in reading it, a
-    sentence each, for the user.
+    sentence each, for the user. ``sampled_from``: how many images there were, if these are a sample of them.
     """
 
     name: str
@@ -54,6 +54,7 @@ class Dataset:
     coco: Json = field(repr=False, compare=False)
     labelled: bool = True
     notes: tuple[str, ...] = ()
+    sampled_from: int | None = None
 
     @cached_property
     def image_hashes(self) -> tuple[str, ...]:
@@ -116,7 +117,7 @@ class Dataset:
             "as wide as on all of them."
         )
         coco = {**self.coco, "images": kept, "annotations": objects}
-        return dataclasses.replace(self, images=images, coco=coco, notes=(*self.notes, note))
+        return dataclasses.replace(self, images=images, coco=coco, notes=(*self.notes, note), sampled_from=total)
 
     def with_classes(self, category_ids: Sequence[int]) -> Dataset:
         """The same images for a detector whose class index i is category ``category_ids[i]``, -1 for a class that is not

@@ -21,11 +21,17 @@ def update(run: Path, listing: Path) -> str:
 
     A scheme that drops more than its threshold gets a bounded entry, one that does not loses its entry, and what the
     run did not measure is kept. Comments above the first entry are kept. Raises :class:`InputError` for a file that
-    cannot be read, and for a run that measured no drop of known weights.
+    cannot be read, and for a run that measured no drop of known weights, or measured on a sample of the images.
     """
     measured = [e for e in results.read(run / "results.json").entries if _drop_of(e) is not None and e.weights]
     if not measured:
         raise InputError(f"{run}: measured no drop of a detector whose weights it names. Run the accuracy tests first.")
+    quick = next((entry for entry in measured if entry.sampled_from), None)
+    if quick:
+        raise InputError(
+            f"{run}: measured {quick.images} of {quick.sampled_from} images (--quick). Bounds from so few would let through "
+            "more than those of a whole run. Run without --quick first."
+        )
     before = load_expected_failures(listing) if listing.exists() else ()
     after = updated(before, measured)
     head = listing.read_text(encoding="utf-8-sig").partition("[[expected]]")[0] if before else HEAD

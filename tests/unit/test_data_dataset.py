@@ -99,6 +99,7 @@ def test_the_digest_does_not_know_where_the_files_lie(tmp_path: Path) -> None:
 def test_some_of_the_images_evenly_spaced(tmp_path: Path) -> None:
     whole = load_data(make_dataset(tmp_path, count=10))
     some = whole.sampled(4)
+    assert (some.sampled_from, whole.sampled_from) == (10, None)
     assert [image.path.name for image in some.images] == ["1-0.png", "1-2.png", "1-5.png", "1-7.png"]
     ids = {image.id for image in some.images}
     assert {entry["id"] for entry in some.coco["images"]} == ids

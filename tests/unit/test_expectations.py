@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from lowbit.cli import main
+from lowbit.errors import InputError
 from lowbit.gate import load_expected_failures
+from lowbit.report.expectations import update
 from lowbit.results import SCHEMA, Entry, Results
 
 MINE = "a" * 64
@@ -78,3 +80,14 @@ def test_a_run_without_drops_changes_nothing(tmp_path: Path, capsys: pytest.Capt
     folder = run(tmp_path / "run", Entry(detector="d", scheme="fp32"))
     assert main(["expectations", "update", str(folder), "--file", str(listing)]) == 2
     assert "measured no drop" in capsys.readouterr().err and not listing.exists()
+
+
+def test_a_quick_run_sets_no_bounds(tmp_path: Path) -> None:
+    """Its interval is that of 50 images: the bound would be wider than what was measured on all."""
+    listing = tmp_path / "expected.toml"
+    listing.write_text(LISTING.format(weights=MINE, scheme="int8-worse"))
+    sampled = entry("int8-worse", 0.02).model_copy(update={"images": 50, "sampled_from": 204})
+    folder = run(tmp_path / "run", sampled)
+    with pytest.raises(InputError, match=r"measured 50 of 204 images \(--quick\)"):
+        update(folder, listing)
+    assert "old" in listing.read_text()
