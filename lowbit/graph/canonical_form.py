@@ -15,7 +15,7 @@ from lowbit.errors import InputError
 from lowbit.graph.equality import prove
 from lowbit.graph.image_input import as_float32_image, deployed_sides, for_one_image, set_shape, size_stored
 from lowbit.graph.loading import load
-from lowbit.graph.nodes import inputs, name_nodes, opset, shape_of
+from lowbit.graph.nodes import inputs, name_nodes, opset, replace_nodes, shape_of
 from lowbit.graph.shape_inference import blank, noise
 from lowbit.runtime import plain_session
 
@@ -258,7 +258,36 @@ def _in_float32(path: Path, model: onnx.ModelProto) -> str:
                 if attribute.HasField("t") and attribute.t.data_type == half:
                     attribute.t.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(attribute.t).astype(np.float32)))
                     changed = True
-    return "computed in float32 instead of float16" if changed else ""
+    if not changed:
+        return ""
+    _without_casts(model)
+    return "computed in float32 instead of float16"
+
+
+def _without_casts(model: onnx.ModelProto) -> None:
+    """Take out Casts of float32 to float32, as they are left where float16 began and ended: one between the image and the
+    first convolution hides from quantizers that it is the first."""
+    import onnx
+    from onnx import TensorProto, helper
+
+    inferred = onnx.shape_inference.infer_shapes(model).graph
+    kinds = {value.name: value.type.tensor_type.elem_type for value in (*inferred.value_info, *inferred.input)}
+    kinds |= {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    bodies = [body for body in _graphs(model.graph) if body is not model.graph]
+    kept = {value.name for value in model.graph.output} | {
+        name for body in bodies for n in body.node for name in n.input
+    }
+    renamed: dict[str, str] = {}
+    nodes = []
+    for node in model.graph.node:
+        for place, name in enumerate(node.input):
+            node.input[place] = renamed.get(name, name)
+        same = node.op_type == "Cast" and kinds.get(node.input[0]) == TensorProto.FLOAT
+        if same and node.output[0] not in kept and helper.get_node_attr_value(node, "to") == TensorProto.FLOAT:
+            renamed[node.output[0]] = node.input[0]
+        else:
+            nodes.append(node)
+    replace_nodes(model, nodes)
 
 
 def fixed(path: Path, model: onnx.ModelProto, sides: tuple[int, int] | None = None) -> onnx.ModelProto:

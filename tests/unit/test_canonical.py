@@ -126,3 +126,12 @@ def test_a_batch_gets_different_images() -> None:
     images = [np.full((1, 3, 2, 2), number, np.float32) for number in range(3)]
     batches = equality._of_batch(images, 2)
     assert [[int(image.max()) for image in batch] for batch in batches] == [[0, 1], [2, 0]]
+
+
+def test_where_float16_began_no_cast_is_left(tmp_path: Path) -> None:
+    """A Cast of float32 to float32 hid the first convolution from quantizers: they quantized it, and INT8 lost a point."""
+    base, path = toys.make_detector(tmp_path / "toy.onnx"), tmp_path / "half.onnx"
+    zoo.RIGHT["float16_inside"](onnx.load(str(base)), path)
+    model = graph.canonical(path).model
+    assert graph.stem(model) == graph.stem(graph.canonical(base).model) != []
+    assert [node.output[0] for node in model.graph.node if node.op_type == "Cast"] == ["output0"]  # it names the output
