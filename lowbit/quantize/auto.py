@@ -249,9 +249,10 @@ class Search:
                 if sqnr is None:
                     return best, found
                 if sqnr > found + _GAIN:
+                    if row is not None:
+                        row["kept"] = False
                     best, found, row = tried, sqnr, self.tried[-1]
-            if row is not None:
-                row["kept"] = True
+                    row["kept"] = True
         return best, found
 
     def _wholes(self, groups: Sequence[str]) -> list[tuple[str, Sequence[str]]]:

@@ -122,6 +122,24 @@ def test_the_budget_ends_the_search(job: Job, found: dict[str, Any], tmp_path: P
     assert part["charged_seconds"] <= 60 * minutes
 
 
+def test_a_change_that_ships_is_kept_though_the_budget_ends_in_its_group(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search = search_of(job, tmp_path / "search")
+    start = auto.Recipe(dict.fromkeys(sorted(set(search.groups.values())), "minmax"))
+    answers = iter([20.0, 25.0, 24.0, None])
+
+    def answer(step: str, changed: str, recipe: auto.Recipe) -> float | None:
+        if (found := next(answers)) is not None:
+            search.tried.append({"kept": False})
+        return found
+
+    monkeypatch.setattr(search, "_try", answer)
+    found, level = search._choose_ranges(start, 10.0)
+    assert found != start and level == 25.0
+    assert [row["kept"] for row in search.tried] == [False, True, False]
+
+
 def test_images_held_out_are_not_calibrated_on(job: Job, tmp_path: Path) -> None:
     paths = job.calibration.paths
     calibration, held = auto.split(paths)
