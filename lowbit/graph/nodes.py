@@ -120,10 +120,20 @@ def weighted_convolutions(model: onnx.ModelProto) -> list[onnx.NodeProto]:
     return [n for n in model.graph.node if n.op_type == "Conv" and n.input[1] in weights and not is_dfl(n, weights)]
 
 
+# What a graph does to an image before its first convolution: normalization, the order of channels, YOLOv5's and YOLOX's
+# Focus.
+_PREPARING = frozenset({"Cast", "Sub", "Add", "Mul", "Div", "Transpose", "Identity", "Pad", "Slice", "Concat"})
+
+
 def stem(model: onnx.ModelProto) -> list[str]:
-    """Names of the convolutions that read the image; empty where something else reads it."""
-    image = inputs(model)[0].name
-    return [node.name for node in model.graph.node if node.op_type == "Conv" and node.input[0] == image]
+    """Names of the convolutions that read the image, prepared or as it is; empty where something else reads it."""
+    pixels = {inputs(model)[0].name}
+    stored = {tensor.name for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        read = {name for name in node.input if name and name not in stored}
+        if node.op_type in _PREPARING and read and read <= pixels:
+            pixels.update(node.output)
+    return [node.name for node in model.graph.node if node.op_type == "Conv" and node.input[0] in pixels]
 
 
 def downstream(model: onnx.ModelProto, convolutions: Collection[str]) -> list[str]:

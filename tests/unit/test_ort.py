@@ -136,7 +136,10 @@ def sqnr(job: Job, model: onnx.ModelProto, quantized: onnx.ModelProto) -> float:
 def test_the_stem_is_the_first_convolution(model: onnx.ModelProto) -> None:
     assert graph.stem(model) == ["/model.0/Conv"]
     model.graph.node[0].input[0] = "prepared"
-    model.graph.node.insert(0, helper.make_node("Identity", ["images"], ["prepared"], name="prepare"))
+    model.graph.initializer.append(numpy_helper.from_array(np.float32(0.5), "mean"))
+    model.graph.node.insert(0, helper.make_node("Sub", ["images", "mean"], ["prepared"], name="prepare"))
+    assert graph.stem(model) == ["/model.0/Conv"]
+    model.graph.node[0].CopyFrom(helper.make_node("Sigmoid", ["images"], ["prepared"], name="prepare"))
     assert graph.stem(model) == []
 
 
