@@ -328,7 +328,8 @@ def _slimmed(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def _folded(model: onnx.ModelProto) -> str:
     """Fold BatchNormalization, and biases that an Add holds, into the convolutions before them: quantizers want the
-    weight that is deployed."""
+    weight that is deployed. And compute what stored values alone decide: quantizers round a constant behind an Unsqueeze,
+    such as PyTorch's newer exporter writes of the anchors, as if it were an activation."""
     stored = {tensor.name for tensor in model.graph.initializer}
     bare = {node.output[0] for node in model.graph.node if node.op_type == "Conv" and len(node.input) < 3}
     loose = [
@@ -337,10 +338,17 @@ def _folded(model: onnx.ModelProto) -> str:
         if (node.op_type == "BatchNormalization" and node.input[0] in bare)
         or (node.op_type == "Add" and not bare.isdisjoint(node.input) and not stored.isdisjoint(node.input))
     ]
-    if not loose:
+    given = {value.name for value in model.graph.output}
+    decided = [
+        node.op_type
+        for node in model.graph.node
+        if node.op_type != "Identity" and given.isdisjoint(node.output) and node.input and stored.issuperset(node.input)
+    ]
+    if not loose and not decided:
         return ""
     model.CopyFrom(_slimmed(model))
-    return f"{' and '.join(sorted(set(loose)))} folded into convolutions"
+    ways = [(loose, "folded into convolutions"), (decided, "of stored values computed")]
+    return " and ".join(f"{' and '.join(sorted(set(ops)))} {way}" for ops, way in ways if ops)
 
 
 def _runs(model: onnx.ModelProto) -> bool:

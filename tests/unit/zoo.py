@@ -281,6 +281,22 @@ def bias_as_add(model: onnx.ModelProto, path: Path) -> None:
 
 
 @right
+def weights_behind_a_node(model: onnx.ModelProto, path: Path) -> None:
+    """Computed from stored values by the graph, as newer exporters leave some constants."""
+    first = next(node for node in model.graph.node if node.op_type == "Conv")
+    weight, kept = dict(stored(model))[first.input[1]], first.input[1]
+    one = np.ones(1, numpy_helper.to_array(weight).dtype)
+    model.graph.initializer.append(numpy_helper.from_array(one, "one_of_weights"))
+    # Where its weight is a Constant node's, that node is behind the file's first.
+    makers = [i for i, node in enumerate(model.graph.node) if kept in node.output]
+    product = helper.make_node("Mul", [kept, "one_of_weights"], ["computed_weight"], "of_weights")
+    model.graph.node.insert(max(makers, default=-1) + 1, product)
+    first = next(node for node in model.graph.node if node.op_type == "Conv")
+    first.input[1] = "computed_weight"
+    save(model, path)
+
+
+@right
 def newer_format(model: onnx.ModelProto, path: Path) -> None:
     model.ir_version = 12
     save(model, path)
@@ -424,7 +440,7 @@ _TOGETHER = (
 # A file can have one variant of each: of the operators' versions, of the batch, of the type that it computes in, and so on.
 GROUPS = (*_TOGETHER, *((name,) for name in RIGHT if name != "as_it_is" and not any(name in g for g in _TOGETHER)))
 # An exporter's first decision, and how a file is written, which the next tool would change again.
-_FIRST, _LAST = _TOGETHER[0], ("nodes_in_disorder", "weights_beside_the_file")
+_FIRST, _LAST = _TOGETHER[0], ("weights_behind_a_node", "nodes_in_disorder", "weights_beside_the_file")
 
 
 def compose(names: Sequence[str], model: onnx.ModelProto, path: Path) -> None:
