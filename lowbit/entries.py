@@ -14,9 +14,10 @@ from pydantic import BaseModel, ValidationError
 
 from lowbit import host
 from lowbit.errors import LowbitError, UnavailableError
-from lowbit.evaluate import Case, Evaluation
+from lowbit.evaluate import Case, Evaluation, reference_of
 from lowbit.gate import WARN, Policy, Verdict
 from lowbit.measure import collapse
+from lowbit.measure.error_kinds import ErrorKinds
 from lowbit.measure.latency import Timed
 from lowbit.measure.parity import Parity
 from lowbit.measure.remedy import remedy
@@ -25,6 +26,8 @@ from lowbit.results import (
     BuildRecord,
     CollapseRecord,
     Entry,
+    ErrorKindsRecord,
+    ErrorsRecord,
     FootprintRecord,
     LatencyRecord,
     ParityRecord,
@@ -32,11 +35,14 @@ from lowbit.results import (
     RuntimeRecord,
     ShareRecord,
     Status,
+    SwapRecord,
 )
 from lowbit.schemes import Scheme
 from lowbit.store.measured import Measurement
 
 _Model = TypeVar("_Model", bound=BaseModel)
+# Of how many pairs of classes the report says that they are confused more often.
+_SWAPS = 10
 _ACCURACY = ("map", "map50", "map75", "map_small", "map_medium", "map_large", "ar", "recall", "miss_rate", "confidence")
 
 
@@ -94,6 +100,7 @@ def built(case: Case, evaluation: Evaluation) -> Entry:
 def scored(case: Case, evaluation: Evaluation) -> Entry:
     """Accuracy and its drop, the data set that it was measured on, and the runtime that the parity guard has checked."""
     evidence, dataset = evaluation.evidence(case), evaluation.truth(case.detector)
+    reference = evaluation.evidence(reference_of(case))
     return part(
         case,
         **{name: getattr(evidence.accuracy, name) for name in _ACCURACY},
@@ -108,6 +115,7 @@ def scored(case: Case, evaluation: Evaluation) -> Entry:
         worst_class=evidence.worst_class,
         class_drops=evidence.class_drops,
         operating_point=dataclasses.asdict(evidence.operating_point) if evidence.operating_point else None,
+        errors=_errors(reference.errors, evidence.errors),
         weights=evaluation.weights(case.detector),
         dataset=dataset.name,
         dataset_file=str(dataset.annotations),
@@ -116,6 +124,20 @@ def scored(case: Case, evaluation: Evaluation) -> Entry:
         images=len(dataset.images),
         sampled_from=evaluation.dataset(case.detector).sampled_from,
         runtime=_runtime(case, evaluation, evidence.parity),
+    )
+
+
+def _errors(before: ErrorKinds, after: ErrorKinds) -> ErrorsRecord:
+    """Both detectors' errors, and the confusions that became more, most first."""
+    more = {pair: after.swaps.get(pair, 0) - before.swaps.get(pair, 0) for pair in after.swaps}
+    risen = sorted((pair for pair, rise in more.items() if rise > 0), key=lambda pair: (-more[pair], pair))
+    return ErrorsRecord(
+        reference=ErrorKindsRecord(counts=before.counts, ap50_costs=before.ap50_costs),
+        quantized=ErrorKindsRecord(counts=after.counts, ap50_costs=after.ap50_costs),
+        swaps=[
+            SwapRecord(true=one, taken_for=two, before=before.swaps.get((one, two), 0), after=after.swaps[one, two])
+            for one, two in risen[:_SWAPS]
+        ],
     )
 
 

@@ -28,7 +28,7 @@ from lowbit.data.load import load_data, load_images, load_unlabelled
 from lowbit.data.pseudo_labels import labelled_by
 from lowbit.detector import Detector, checkpoint, declare, naming, registry
 from lowbit.errors import InputError, LowbitError, UnavailableError
-from lowbit.measure import alone, collapse, emulation, executed_kernels, parity, predict, pycocotools_check
+from lowbit.measure import alone, collapse, emulation, error_kinds, executed_kernels, parity, predict, pycocotools_check
 from lowbit.measure.metrics import (
     DEPLOYED_CONFIDENCE,
     Accuracy,
@@ -99,7 +99,7 @@ class Evidence:
     """What one artifact saw on the data set, scored, and how it differs from FP32 on the same runtime.
 
     ``checked``: pycocotools' AP of the same detections. ``when`` the detections were made, UTC. ``operating_point``: None for FP32 itself, and where its own
-    detections are the objects: its precision is 1 by definition there.
+    detections are the objects: its precision is 1 by definition there. ``errors``: by kind, at the user's threshold.
     """
 
     accuracy: Accuracy
@@ -112,6 +112,7 @@ class Evidence:
     uncertainty: DropInterval
     parity: Parity
     operating_point: OperatingPoint | None
+    errors: error_kinds.ErrorKinds
 
     @property
     def drop(self) -> float:
@@ -431,6 +432,7 @@ class Evaluation:
             DropInterval((0.0, 0.0), (0.0, 0.0)) if reference is accuracy else uncertainty(reference, accuracy, images),
             guard,
             point,
+            error_kinds.find(dataset, seen.value, self.confidence(case.detector)),
         )
 
     def _collapse(self, case: Case) -> collapse.Collapse:

@@ -18,7 +18,7 @@ from lowbit import files, host, old_results
 from lowbit.errors import InputError
 from lowbit.runtime import DEFAULT, runtimes
 
-SCHEMA = 16
+SCHEMA = 17
 # A run is not held up by a repository on a slow file system.
 _GIT_SECONDS = 10
 
@@ -232,6 +232,32 @@ class OperatingPointRecord(_Model):
     score_shift: dict[str, ShiftRecord]
 
 
+class ErrorKindsRecord(_Model):
+    """Errors by kind, as :class:`lowbit.measure.error_kinds.ErrorKinds`: how many at the entry's confidence, and by how much
+    AP50 would rise without each kind, a fraction."""
+
+    counts: dict[str, int]
+    ap50_costs: dict[str, float]
+
+
+class SwapRecord(_Model):
+    """How often an object of the class ``true`` was ``taken_for`` another one, by FP32 and by the quantized detector."""
+
+    true: str
+    taken_for: str
+    before: int
+    after: int
+
+
+class ErrorsRecord(_Model):
+    """The errors of FP32 and of the quantized detector by kind; ``swaps``: classes that are confused more often than
+    before, those with the largest rise first."""
+
+    reference: ErrorKindsRecord
+    quantized: ErrorKindsRecord
+    swaps: list[SwapRecord]
+
+
 class EngineRecord(_Model):
     """An artifact as a TensorRT engine. ``layers``: how many compute in which type; ``mac_fractions``: the share of the
     multiply-accumulates by type, null where not all were found in its layers; ``float_convolutions``: those that do not
@@ -354,6 +380,7 @@ class Entry(_Model):
     worst_class: str | None = None
     class_drops: dict[str, float] | None = None
     operating_point: OperatingPointRecord | None = None
+    errors: ErrorsRecord | None = None
     layer_sqnr: dict[str, float] | None = None
     changed_images: list[ChangedImage] | None = None
     collapse: CollapseRecord | None = None

@@ -31,22 +31,25 @@ _Ints = NDArray[np.int64]
 class Matching:
     """What became of D detections in A area ranges at T IoU thresholds; K categories by ascending id, I images.
 
-    ``category``, ``image``: int64 [D], ``scores``: float64 [D]; detections are ordered by category, then best first.
+    ``category``, ``image``: int64 [D], ``scores``: float64 [D], ``boxes``: float64 [D, 4], x, y, width and height in
+    pixels; detections are ordered by category, then best first.
     ``matched``: bool [A, T, D], whether an object was found; ``ignored``: bool [A, T, D], counts neither way.
     ``objects``: int64 [A, K, I], counted ones. ``object_scores``: float64 [objects], for every object but crowds, by
     category, image and annotation, the score of what matched it at IoU 0.5, 0 if nothing did; ``object_categories`` and
-    ``object_images``: int64 [objects].
+    ``object_images``: int64 [objects], ``object_boxes``: float64 [objects, 4].
     """
 
     category: _Ints
     image: _Ints
     scores: _Floats
+    boxes: _Floats
     matched: _Flags
     ignored: _Flags
     objects: _Ints
     object_scores: _Floats
     object_categories: _Ints
     object_images: _Ints
+    object_boxes: _Floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +94,14 @@ def match(dataset: Dataset, detections: Mapping[int, Detections]) -> Matching:
         category=(found.pair // images)[order],
         image=(found.pair % images)[order],
         scores=scores[order],
+        boxes=found.boxes[order],
         matched=matched.take(order, 2),
         ignored=ignored.take(order, 2),
         objects=np.stack(counted).reshape(len(AREAS), categories, images),
         object_scores=found_by[~crowd],
         object_categories=(objects.pair // images)[~crowd],
         object_images=(objects.pair % images)[~crowd],
+        object_boxes=objects.boxes[~crowd],
     )
 
 
@@ -152,16 +157,16 @@ def _match_pairs(
     for rank in range(int(found.count[pairs[0]])):
         active = int(np.count_nonzero(found.count[pairs] > rank))
         detection = found.first[pairs[:active]] + rank
-        overlap = _overlap(found.boxes[detection], objects.boxes[at[:active]], many[:active])
-        overlap = np.where(there[:active], overlap, -1.0)[:, None, None]
-        near = overlap >= least
+        iou = overlap(found.boxes[detection], objects.boxes[at[:active]], many[:active])
+        iou = np.where(there[:active], iou, -1.0)[:, None, None]
+        near = iou >= least
         counted = near & free[:active] & ~leave[:active]
         # A crowd may be found many times.
         spare = near & (free[:active] | many[:active, None, None]) & leave[:active]
         hit: _Flags = np.any(counted, -1)
         waste: _Flags = np.any(spare, -1)
         # Of equal overlaps the last object is taken, as pycocotools does.
-        best = np.where(np.where(hit[..., None], counted, spare), overlap, -1.0)
+        best = np.where(np.where(hit[..., None], counted, spare), iou, -1.0)
         chosen = width - 1 - best[..., ::-1].argmax(-1)
         any_hit: _Flags = hit | waste
         matched[:, :, detection] = any_hit.transpose(1, 2, 0)
@@ -172,7 +177,7 @@ def _match_pairs(
         found_by[at[:active][lowest, chosen[lowest, 0, 0]]] = scores[detection[lowest]]
 
 
-def _overlap(boxes: _Floats, objects: _Floats, crowd: _Flags) -> _Floats:
+def overlap(boxes: _Floats, objects: _Floats, crowd: _Flags) -> _Floats:
     """IoU of boxes [p, 4] with objects [p, g, 4]; with a crowd, the share of the box that lies in it. pycocotools'
     ``bbIou``, in its order of operations."""
     boxes = boxes[:, None]

@@ -78,10 +78,11 @@ class Accuracy:
     @property
     def detected(self) -> NDArray[np.bool_]:
         """Whether each object is found at ``confidence``, bool [objects]."""
-        return _detected(self.object_scores, self.confidence)
+        return detected(self.object_scores, self.confidence)
 
 
-def _detected(scores: NDArray[np.float64], confidence: float) -> NDArray[np.bool_]:
+def detected(scores: NDArray[np.float64], confidence: float) -> NDArray[np.bool_]:
+    """Which scores are those of detections at a confidence threshold."""
     # In float32, as detectors give scores; a score of 0 is that of nothing.
     return (scores > 0) & (scores >= np.float32(confidence))
 
@@ -101,7 +102,7 @@ def evaluate(
     ids = sorted(dataset.category_ids)
     per_category = precision[0].mean(0)
     scores = matching.object_scores
-    found = float(_detected(scores, confidence).mean()) if len(scores) else 0.0
+    found = float(detected(scores, confidence).mean()) if len(scores) else 0.0
     return Accuracy(
         map=_mean(precision[0]) or 0.0,
         map50=_mean(precision[0, 0]) or 0.0,
@@ -124,27 +125,31 @@ def evaluate(
 
 
 def _precision_and_recall(matching: Matching) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """COCO's average precision and largest recall, [areas, thresholds, categories], NaN without objects.
-
-    Precision is made monotone from the right and sampled at 101 recalls, as pycocotools' ``accumulate`` does.
-    """
+    """COCO's average precision and largest recall, [areas, thresholds, categories], NaN without objects."""
     areas, levels = matching.matched.shape[:2]
     objects = matching.objects.sum(2)
     precision = np.full((areas, levels, objects.shape[1]), np.nan)
     recall = precision.copy()
     for k, part in enumerate(_categories(matching)):
         for a, t in itertools.product(np.flatnonzero(objects[:, k]), range(levels)):
-            matched, counted = matching.matched[a, t, part], ~matching.ignored[a, t, part]
-            # Between true positives precision only falls and recall stands still.
-            at = np.flatnonzero(matched & counted)
-            true = np.arange(1, len(at) + 1)
-            false = (~matched & counted).cumsum(dtype=np.int32)[at]
-            envelope = np.maximum.accumulate((true / (true + false))[::-1])[::-1]
-            reached = true / objects[a, k]
-            sampled = np.searchsorted(reached, _RECALL_POINTS, side="left")
-            precision[a, t, k] = envelope[sampled[sampled < len(at)]].sum() / len(_RECALL_POINTS)
-            recall[a, t, k] = reached[-1] if len(at) else 0.0
+            true = matching.matched[a, t, part][~matching.ignored[a, t, part]]
+            precision[a, t, k] = average_precision(true, int(objects[a, k]))
+            recall[a, t, k] = np.count_nonzero(true) / objects[a, k]
     return precision, recall
+
+
+def average_precision(true: NDArray[np.bool_], objects: int) -> float:
+    """COCO's average precision of one category's counted detections, bool [D], best first; ``objects``: how many there are,
+    at least one.
+
+    Precision is made monotone from the right and sampled at 101 recalls, as pycocotools' ``accumulate`` does.
+    """
+    # Between true positives precision only falls and recall stands still.
+    at = np.flatnonzero(true)
+    found = np.arange(1, len(at) + 1)
+    envelope = np.maximum.accumulate((found / (at + 1))[::-1])[::-1]
+    sampled = np.searchsorted(found / objects, _RECALL_POINTS, side="left")
+    return float(envelope[sampled[sampled < len(at)]].sum() / len(_RECALL_POINTS))
 
 
 def _categories(matching: Matching) -> list[slice]:

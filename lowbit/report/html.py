@@ -80,6 +80,7 @@ def _section(entries: Sequence[Entry], best: Entry | None, images: Sequence[gall
             if (point := entry.operating_point)
         ],
         "collapses": [_collapse(e) for e in entries if e.collapse or e.collapse_missing],
+        "errors": _errors(entries),
         "sizes": _by_size(entries),
         "confidence": next((e.confidence for e in entries if e.confidence is not None), None),
         "classes": _by_class(entries),
@@ -105,6 +106,28 @@ def _collapse(entry: Entry) -> dict[str, Any]:
         "headings": collapses.HEADINGS,
         "tables": [(title, collapses.rows(one)) for title, one in tables if one is not None],
     }
+
+
+def _errors(entries: Sequence[Entry]) -> dict[str, Any] | None:
+    """A row for FP32 and every scheme: how many errors of each kind, their change, and what the kind costs in AP50; and the
+    confusions that became more."""
+    compared = [(e.scheme, e.errors) for e in entries if e.errors and e.scheme != "fp32"]
+    if not compared:
+        return None
+    base = compared[0][1].reference
+    kinds = list(base.counts)
+    rows: list[tuple[str, list[tuple[int, int | None, float]]]] = [
+        ("fp32", [(base.counts[kind], None, base.ap50_costs[kind]) for kind in kinds])
+    ]
+    for scheme, found in compared:
+        now = found.quantized
+        rows.append((scheme, [(now.counts[k], now.counts[k] - base.counts[k], now.ap50_costs[k]) for k in kinds]))
+    swaps = [
+        (scheme, ", ".join(f"{one.true} for {one.taken_for} ({one.before} to {one.after})" for one in found.swaps))
+        for scheme, found in compared
+        if found.swaps
+    ]
+    return {"kinds": kinds, "rows": rows, "swaps": swaps}
 
 
 def _by_size(entries: Sequence[Entry]) -> list[tuple[str, list[float | None]]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from lowbit.measure.error_kinds import KINDS
 from lowbit.results import (
     SCHEMA,
     ArtifactRecord,
@@ -15,6 +16,8 @@ from lowbit.results import (
     ChangedImage,
     CurveRecord,
     Entry,
+    ErrorKindsRecord,
+    ErrorsRecord,
     LatencyRecord,
     OperatingPointRecord,
     PointRecord,
@@ -23,6 +26,7 @@ from lowbit.results import (
     RuntimeRecord,
     ShiftRecord,
     Status,
+    SwapRecord,
 )
 
 ENVIRONMENT = {
@@ -92,6 +96,7 @@ def _entry(
         drops={"map_small": drop, "map_medium": drop, "map_large": drop, "recall": drop, "score_shift": 0.01},
         class_drops={f"a class of things {n}": drop * n / 4 for n in range(12)},
         operating_point=_operating_point(drop),
+        errors=_errors(drop),
         artifact=ArtifactRecord(
             path=f"/home/runner/store/{scheme}/model.onnx",
             sha256="0b5c69b6" * 8,
@@ -115,6 +120,15 @@ def _entry(
         ),
         build=BuildRecord(seconds=float(random.uniform(5, 200)), peak_rss_bytes=1_397_725_696, tool_versions={}),
     )
+
+
+def _errors(drop: float) -> ErrorsRecord:
+    records = [
+        ErrorKindsRecord(counts=dict.fromkeys(KINDS, 100 + more), ap50_costs=dict.fromkeys(KINDS, 0.02 + more / 1000))
+        for more in (0, round(100 * drop))
+    ]
+    swap = SwapRecord(true="a class of things 1", taken_for="a class of things 2", before=3, after=4)
+    return ErrorsRecord(reference=records[0], quantized=records[1], swaps=[swap] * 10)
 
 
 def _operating_point(drop: float) -> OperatingPointRecord:

@@ -98,9 +98,9 @@ def test_a_fault_of_the_matcher_is_seen(monkeypatch: pytest.MonkeyPatch) -> None
     """A crowd that is measured as a single object."""
     objects, detections = noisy(8)
     dataset = make_dataset(objects, 12)
-    right = matching._overlap
+    right = matching.overlap
     with monkeypatch.context() as patch:
-        patch.setattr(matching, "_overlap", lambda boxes, others, crowd: right(boxes, others, crowd & False))
+        patch.setattr(matching, "overlap", lambda boxes, others, crowd: right(boxes, others, crowd & False))
         accuracy = evaluate(dataset, detections)
     with pytest.raises(MetricError, match="by pycocotools, of the same detections and objects"):
         check(dataset, detections, accuracy)

@@ -28,6 +28,8 @@ from lowbit.results import (
     CurveRecord,
     EngineRecord,
     Entry,
+    ErrorKindsRecord,
+    ErrorsRecord,
     LeftOut,
     OperatingPointRecord,
     PointRecord,
@@ -37,6 +39,7 @@ from lowbit.results import (
     RuntimeRecord,
     ShiftRecord,
     Status,
+    SwapRecord,
     SweepRecord,
     read,
 )
@@ -295,6 +298,19 @@ def test_thresholds_are_in_page_and_summary(tmp_path: Path) -> None:
     results.write(tmp_path / "results.json")
     assert read(tmp_path / "results.json") == results
     assert "Confidence thresholds" not in page(tmp_path, measured("fp32", 0.0), measured("int8-a", 0.01))
+
+
+def test_kinds_of_errors_are_beside_those_of_fp32(tmp_path: Path) -> None:
+    before, after = (
+        ErrorKindsRecord(counts={"localization": n, "missed": 5}, ap50_costs={"localization": cost, "missed": 0.1})
+        for n, cost in ((7, 0.011), (12, 0.034))
+    )
+    swap = SwapRecord(true="cat", taken_for="dog", before=1, after=4)
+    found = ErrorsRecord(reference=before, quantized=after, swaps=[swap])
+    text = page(tmp_path, measured("fp32", 0.0), measured("int8-ort-minmax", 0.01, errors=found))
+    checked(text)
+    assert "<td>7 (1.10)</td>" in text and "<td>12 +5 (3.40)</td><td>5 (10.00)</td>" in text
+    assert "cat for dog (1 to 4)" in text
 
 
 def test_what_a_detector_is_called_cannot_become_html(tmp_path: Path) -> None:
