@@ -5,51 +5,17 @@ A variant that a new report brings is one function here; test_zoo.py takes it up
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper, version_converter
 
-Variant = Callable[[onnx.ModelProto, Path], None]
-# Those that must give what their base gives, and those that must be refused, with the message.
-RIGHT: dict[str, Variant] = {}
-REFUSED: dict[str, tuple[Variant, str]] = {}
+from tests.unit import zoo_operators  # noqa: F401  # lists its variants
+from tests.unit.zoo_basics import REFUSED, RIGHT, Variant, after_output, change, refused, right, save, stored
 
-
-def right(make: Variant) -> Variant:
-    RIGHT[make.__name__] = make
-    return make
-
-
-def refused(said: str) -> Callable[[Variant], Variant]:
-    def register(make: Variant) -> Variant:
-        REFUSED[make.__name__] = (make, said)
-        return make
-
-    return register
-
-
-def stored(model: onnx.ModelProto) -> Iterator[tuple[str, onnx.TensorProto]]:
-    """Every stored tensor by the name under which nodes read it, be it an initializer or a Constant node's."""
-    yield from ((tensor.name, tensor) for tensor in model.graph.initializer)
-    yield from ((node.output[0], node.attribute[0].t) for node in model.graph.node if node.op_type == "Constant")
-
-
-def change(model: onnx.ModelProto, name: str, values: NDArray[np.generic]) -> None:
-    """Give a stored tensor other values."""
-    tensor = dict(stored(model))[name]
-    tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values), tensor.name))
-    for value in model.graph.input:
-        if value.name == name:
-            value.CopyFrom(helper.make_tensor_value_info(name, tensor.data_type, tensor.dims))
-
-
-def save(model: onnx.ModelProto, path: Path) -> None:
-    onnx.checker.check_model(model)
-    onnx.save(model, str(path))
+__all__ = ["GROUPS", "REFUSED", "RIGHT", "compose"]
 
 
 @right
@@ -281,22 +247,6 @@ def bias_as_add(model: onnx.ModelProto, path: Path) -> None:
 
 
 @right
-def weights_behind_a_node(model: onnx.ModelProto, path: Path) -> None:
-    """Computed from stored values by the graph, as newer exporters leave some constants."""
-    first = next(node for node in model.graph.node if node.op_type == "Conv")
-    weight, kept = dict(stored(model))[first.input[1]], first.input[1]
-    one = np.ones(1, numpy_helper.to_array(weight).dtype)
-    model.graph.initializer.append(numpy_helper.from_array(one, "one_of_weights"))
-    # Where its weight is a Constant node's, that node is behind the file's first.
-    makers = [i for i, node in enumerate(model.graph.node) if kept in node.output]
-    product = helper.make_node("Mul", [kept, "one_of_weights"], ["computed_weight"], "of_weights")
-    model.graph.node.insert(max(makers, default=-1) + 1, product)
-    first = next(node for node in model.graph.node if node.op_type == "Conv")
-    first.input[1] = "computed_weight"
-    save(model, path)
-
-
-@right
 def newer_format(model: onnx.ModelProto, path: Path) -> None:
     model.ir_version = 12
     save(model, path)
@@ -377,8 +327,8 @@ def batch_in_the_graph(model: onnx.ModelProto, path: Path) -> None:
 @right
 def batch_in_rows(model: onnx.ModelProto, path: Path) -> None:
     """Rows of all images one after the other, as attention over areas has them, and apart again."""
-    _after_output(model, "Reshape", numpy_helper.from_array(np.array([4 * 66, -1]), "rows"))
-    _after_output(model, "Reshape", numpy_helper.from_array(np.array([4, 66, -1]), "apart"))
+    after_output(model, "Reshape", numpy_helper.from_array(np.array([4 * 66, -1]), "rows"))
+    after_output(model, "Reshape", numpy_helper.from_array(np.array([4, 66, -1]), "apart"))
     _set_batch(model, 4)
     save(model, path)
 
@@ -386,7 +336,7 @@ def batch_in_rows(model: onnx.ModelProto, path: Path) -> None:
 @right
 def batch_among_the_indices(model: onnx.ModelProto, path: Path) -> None:
     """As the choice of the best boxes picks them image by image."""
-    _after_output(model, "GatherND", numpy_helper.from_array(np.arange(4)[:, None], "of_each_image"))
+    after_output(model, "GatherND", numpy_helper.from_array(np.arange(4)[:, None], "of_each_image"))
     _set_batch(model, 4)
     save(model, path)
 
@@ -395,7 +345,7 @@ def batch_among_the_indices(model: onnx.ModelProto, path: Path) -> None:
 def batch_that_mixes_images(model: onnx.ModelProto, path: Path) -> None:
     """Every image gets the highest value that any has: four copies of one image do not tell."""
     output = model.graph.output[0].name
-    _after_output(model, "Max")
+    after_output(model, "Max")
     model.graph.node.insert(
         len(model.graph.node) - 1,
         helper.make_node("ReduceMax", [model.graph.node[-1].input[0]], ["highest"], "highest", axes=[0]),
@@ -404,19 +354,6 @@ def batch_that_mixes_images(model: onnx.ModelProto, path: Path) -> None:
     assert model.graph.node[-1].output[0] == output
     _set_batch(model, 0)
     save(model, path)
-
-
-def _after_output(model: onnx.ModelProto, op: str, *more: onnx.TensorProto) -> None:
-    """A node between the output, which keeps its name, and what gave it."""
-    output = model.graph.output[0].name
-    before = f"{output}/before/{len(model.graph.node)}"
-    for node in model.graph.node:
-        for place, name in enumerate(node.output):
-            if name == output:
-                node.output[place] = before
-    model.graph.initializer.extend(more)
-    node = helper.make_node(op, [before, *(tensor.name for tensor in more)], [output], f"last/{len(model.graph.node)}")
-    model.graph.node.append(node)
 
 
 def _set_batch(model: onnx.ModelProto, in_reshapes: int) -> None:
@@ -440,7 +377,7 @@ _TOGETHER = (
 # A file can have one variant of each: of the operators' versions, of the batch, of the type that it computes in, and so on.
 GROUPS = (*_TOGETHER, *((name,) for name in RIGHT if name != "as_it_is" and not any(name in g for g in _TOGETHER)))
 # An exporter's first decision, and how a file is written, which the next tool would change again.
-_FIRST, _LAST = _TOGETHER[0], ("weights_behind_a_node", "nodes_in_disorder", "weights_beside_the_file")
+_FIRST, _LAST = _TOGETHER[0], ("weights_behind_a_node", "loop", "nodes_in_disorder", "weights_beside_the_file")
 
 
 def compose(names: Sequence[str], model: onnx.ModelProto, path: Path) -> None:
