@@ -18,11 +18,12 @@ from lowbit.evaluate import Case, Evaluation, reference_of
 from lowbit.gate import WARN, Policy, Verdict
 from lowbit.measure import collapse
 from lowbit.measure.error_kinds import ErrorKinds
-from lowbit.measure.latency import Timed
+from lowbit.measure.latency import Batched, Timed
 from lowbit.measure.parity import Parity
 from lowbit.measure.remedy import remedy
 from lowbit.results import (
     ArtifactRecord,
+    BatchRecord,
     BuildRecord,
     CollapseRecord,
     Entry,
@@ -143,20 +144,32 @@ def _errors(before: ErrorKinds, after: ErrorKinds) -> ErrorsRecord:
 
 def timed(case: Case, evaluation: Evaluation, found: Measurement[Timed]) -> Entry:
     """Latency, and the runtime that it was measured on."""
-    ratios, batched = found.value.ratios, found.value.batched
+    ratios = found.value.ratios
     speeds: dict[str, Any] = {name: ratio.ratio for name, ratio in ratios.items()}
     speeds |= {f"{name}_ci": (ratio.low, ratio.high) for name, ratio in ratios.items()}
     latency = LatencyRecord(
         **dataclasses.asdict(found.value.timing),
         **speeds,
         end_to_end=dataclasses.asdict(found.value.stages),
-        batched=dataclasses.asdict(batched) if batched else None,
+        batched=[_batch(one) for one in found.value.batched] or None,
+        batched_missing=found.value.batched_missing,
         affinity=list(evaluation.timed_options(case).cores) or None,
         gpu_state=found.value.gpu_state or None,
         host=host.name(with_gpu=case.runtime.gpu),
         measured=found.when,
     )
     return part(case, latency=latency, runtime=_runtime(case, evaluation))
+
+
+def _batch(found: Batched) -> BatchRecord:
+    fp16 = found.speedup_fp16
+    return BatchRecord(
+        batch=found.batch,
+        gain=found.gain,
+        **dataclasses.asdict(found.timing),
+        speedup_fp16=fp16.ratio if fp16 else None,
+        speedup_fp16_ci=(fp16.low, fp16.high) if fp16 else None,
+    )
 
 
 def explained(case: Case, evaluation: Evaluation, passed: Collection[str] = ()) -> Entry:

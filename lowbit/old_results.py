@@ -2,7 +2,7 @@
 
 Schema 1 named the processor by its model name alone, and had the GPU's state as nvidia-smi prints it. Up to schema 8 the
 images that changed most were ``pictures``, and a layer's leave-one-out SQNR was ``spared_db``. Up to schema 13 recall was
-that at a confidence of 0.25, whatever the user deployed.
+that at a confidence of 0.25, whatever the user deployed. Up to schema 17 one larger batch was timed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,17 @@ def upgrade(data: dict[str, Any], schema: int) -> dict[str, Any]:
         data = _of_schema_1(data)
     if schema < 9:
         data = _renamed(data)
-    return _with_confidence(data) if schema < 14 else data
+    if schema < 14:
+        data = _with_confidence(data)
+    return _with_batches(data) if schema < 18 else data
+
+
+def _with_batches(data: dict[str, Any]) -> dict[str, Any]:
+    for entry in _objects(data, "entries"):
+        latency = entry.get("latency")
+        if isinstance(latency, dict) and isinstance(one := latency.get("batched"), dict):
+            latency["batched"] = [one]
+    return data
 
 
 def _with_confidence(data: dict[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from lowbit import files, host, old_results
 from lowbit.errors import InputError
 from lowbit.runtime import DEFAULT, runtimes
 
-SCHEMA = 17
+SCHEMA = 18
 # A run is not held up by a repository on a slow file system.
 _GIT_SECONDS = 10
 
@@ -95,10 +95,27 @@ class RuntimeRecord(_Model):
     assignment: dict[str, ShareRecord] | None = None
 
 
+class BatchRecord(_Model):
+    """Runs of ``batch`` images at once, from the input tensor to the raw head: seconds of a run, ``throughput`` in images a
+    second, ``gain`` in it over the same graph for one image, and on a GPU the speed-up against FP16 at the same batch."""
+
+    batch: int
+    p50: float | None = None
+    p90: float | None = None
+    p95: float | None = None
+    p99: float | None = None
+    mean: float | None = None
+    rounds: int | None = None
+    throughput: float
+    gain: float
+    speedup_fp16: float | None = None
+    speedup_fp16_ci: tuple[float, float] | None = None
+
+
 class LatencyRecord(_Model):
     """Single-stream latency in seconds, throughput in images a second, speed-up against FP32 in the same run, and against
     FP16 on a GPU. ``end_to_end``: median seconds of ``preprocess``, ``model`` and ``postprocess`` of one image.
-    ``batched``: :class:`lowbit.measure.latency.Batched`, where the graph takes several images. ``affinity``: the logical
+    ``batched``: of larger batches, and ``batched_missing`` the reason where the graph takes one image only. ``affinity``: the logical
     processor of every thread, None where the operating system places them. ``precision_cost``: time over that of a session
     whose kernels saturate, where the artifact must run without them on this processor. ``gpu_state``: the GPU
     before and after. ``measured``: when, UTC."""
@@ -117,7 +134,8 @@ class LatencyRecord(_Model):
     precision_cost: float | None = None
     precision_cost_ci: tuple[float, float] | None = None
     end_to_end: dict[str, float] | None = None
-    batched: dict[str, float] | None = None
+    batched: list[BatchRecord] | None = None
+    batched_missing: str | None = None
     affinity: list[int] | None = None
     gpu_state: list[host.GpuState] | None = None
     host: str

@@ -11,6 +11,7 @@ from lowbit.measure.error_kinds import KINDS
 from lowbit.results import (
     SCHEMA,
     ArtifactRecord,
+    BatchRecord,
     BehaviourRecord,
     BuildRecord,
     ChangedImage,
@@ -115,7 +116,7 @@ def _entry(
             speedup=speedup,
             speedup_ci=(speedup * 0.98, speedup * 1.02),
             end_to_end={"read": 0.004, "letterbox": 0.002, "infer": p50, "decode": 0.001},
-            batched={"batch": 8.0, "throughput": 1.2 / p50, "gain": 1.2},
+            batched=[BatchRecord(batch=8, throughput=1.2 / p50, gain=1.2)],
             host=str(ENVIRONMENT["host"]),
         ),
         build=BuildRecord(seconds=float(random.uniform(5, 200)), peak_rss_bytes=1_397_725_696, tool_versions={}),

@@ -6,8 +6,10 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from lowbit import graph, runtime
@@ -130,11 +132,59 @@ def test_throughput_in_batches_of_the_detector(tmp_path: Path) -> None:
     path = toys.make_detector(tmp_path / "toy.onnx")
     tensor = np.random.default_rng(0).random((1, 3, 64, 64), np.float32)
     started = time.perf_counter()
-    found = latency.in_batches(path, runtime.SessionOptions(), tensor, 3, pairs=4)
+    found = latency.in_batches((path, runtime.SessionOptions()), tensor, (3, 1, 2, 3), pairs=4)
     spent = time.perf_counter() - started
-    assert found.batch == 3 and found.gain > 0
-    # At least half of the runs are no slower than the median.
-    assert 3 * (latency.WARM_UP + 4) / 2 / found.throughput < spent
+    assert [one.batch for one in found] == [2, 3]
+    for one in found:
+        assert one.gain > 0 and one.timing.rounds == 4 and one.speedup_fp16 is None
+        assert one.timing.throughput == pytest.approx(one.batch / one.timing.mean)
+    assert sum(4 * one.timing.mean for one in found) < spent
+    assert latency.in_batches((path, runtime.SessionOptions()), tensor, (1,)) == []
+
+
+def test_batches_are_compared_with_fp16_at_the_same_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that a session moves on: FP16 takes 3 s an image, the candidate 2 s and 4 s a run besides."""
+    spend = _clock(monkeypatch)
+    paths = [toys.make_detector(tmp_path / name) for name in ("candidate.onnx", "fp16.onnx")]
+    costs = iter([(2, 4), (2, 4), (3, 0)])  # in the order in which they are opened: one image, two, FP16's two
+
+    class Clocked:
+        def timed_run(self, tensor: np.ndarray[Any, Any]) -> Callable[[], None]:
+            image, fixed = next(costs)
+            return lambda: spend(image * len(tensor) + fixed)
+
+    monkeypatch.setattr(runtime, "open_session", lambda path, options: Clocked())
+    artifact, fp16 = ((path, runtime.SessionOptions()) for path in paths)
+    (found,) = latency.in_batches(artifact, np.zeros((1, 3, 64, 64), np.float32), (2,), fp16=fp16, pairs=3, seconds=100)
+    assert found.speedup_fp16 is not None
+    assert found.gain == pytest.approx(2 * 6 / 8) and found.speedup_fp16.ratio == pytest.approx(6 / 8)
+    # 14 s a pair, so eight pairs last 100 s.
+    assert (found.timing.p99, found.timing.throughput, found.timing.rounds) == pytest.approx((8, 2 / 8, 8))
+
+
+def test_a_bound_run_takes_a_batch(tmp_path: Path) -> None:
+    """As on a GPU: the outputs' shapes and types, which the graph does not state, are ONNX Runtime's."""
+    path = tmp_path / "batch.onnx"
+    onnx.save(graph.raw_head_of_batch(graph.load(toys.make_detector(tmp_path / "toy.onnx")), 3), str(path))
+    session = ort.Cpu().open(path, runtime.SessionOptions())
+    tensor = np.random.default_rng(0).random((3, 3, 64, 64), np.float32)
+    run = ort.BoundRun(session.raw, tensor, "cpu")
+    run()
+    for found, wanted in zip(run.outputs, session.run(None, {session.get_inputs()[0].name: tensor}), strict=True):
+        assert len(wanted) == 3 and np.array_equal(found.numpy(), wanted)
+
+
+@pytest.mark.parametrize(("seconds", "rounds"), [(0.0, 5), (1.0, 5), (2.0, 8)])
+def test_a_timing_lasts_as_long_as_it_is_asked_to(monkeypatch: pytest.MonkeyPatch, seconds: float, rounds: int) -> None:
+    """A run takes 1 s first and 0.25 s later."""
+    spend, runs = _clock(monkeypatch), [0]
+
+    def work() -> None:
+        runs[0] += 1
+        spend(0.25 if runs[0] > 1 else 1.0)
+
+    assert latency.rounds_lasting(work, 5, seconds) == rounds
+    assert runs[0] == latency.WARM_UP
 
 
 def test_a_bound_run_computes_what_a_plain_one_does(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def test_round_trip(tmp_path: Path) -> None:
     first.write(path)
     assert results.read(path) == first
     data = json.loads(path.read_text())
-    assert data["schema"] == results.SCHEMA == 17
+    assert data["schema"] == results.SCHEMA == 18
     assert data["entries"][0]["latency"] is None
 
 
@@ -202,6 +202,13 @@ def test_a_file_of_schema_1_is_read(tmp_path: Path) -> None:
     ]
     found.write(tmp_path / "results.json")
     assert results.read(tmp_path / "results.json") == found
+
+
+def test_one_larger_batch_becomes_a_list_of_one() -> None:
+    """Schema 1 to 17."""
+    latency = results.read(OLD).entries[1].latency
+    assert latency is not None and latency.batched is not None
+    assert [(one.batch, one.p50) for one in latency.batched] == [(8, None)] and latency.batched[0].throughput > 0
 
 
 def test_fields_that_were_renamed_are_read(tmp_path: Path) -> None:
