@@ -33,7 +33,7 @@ from lowbit.errors import InputError, LowbitError
 from lowbit.progress import Progress, Step
 
 if TYPE_CHECKING:
-    import onnx
+    pass
 
 SCHEMA_NAME = "lowbit.schema.json"
 LIST_NAME = "lowbit-calibration"
@@ -341,9 +341,9 @@ def _candidate(path: Path, name: str, counts: Sequence[int], found: Found) -> Ca
         open_size = (f"size = {DEFAULT_SIZE}",)
         reasons.append("Its input has dynamic sides: which size is deployed?")
     try:
-        fitting: list[_Declared] = [((), heads.recognise(path, form.model))]
+        fitting: list[_Declared] = [((), _read(path, form, None))]
     except InputError as error:
-        fitting = list(_declarable(path, form.model, counts))
+        fitting = list(_declarable(path, form, counts))
         if not fitting:
             raise
         reasons.append(found.said(error).removeprefix(f"{found.relative(path)}: "))
@@ -357,7 +357,14 @@ def _candidate(path: Path, name: str, counts: Sequence[int], found: Found) -> Ca
     )
 
 
-def _declarable(path: Path, model: onnx.ModelProto, counts: Sequence[int]) -> Iterator[_Declared]:
+def _read(path: Path, form: graph.Canonical, hints: Hints | None) -> Head:
+    """A file's head, if it reads what the file gives. Raises :class:`InputError`."""
+    head = heads.recognise(path, form.model, hints)
+    heads.try_on(path, head, form.samples)
+    return head
+
+
+def _declarable(path: Path, form: graph.Canonical, counts: Sequence[int]) -> Iterator[_Declared]:
     """Every kind of head that a file has if it is declared, with the lines that do so: the classes too, where the kind is
     not enough."""
     enough: set[str] = set()
@@ -365,7 +372,7 @@ def _declarable(path: Path, model: onnx.ModelProto, counts: Sequence[int]) -> It
         offered = []
         for lines, hints in _hints(classes):
             try:
-                head = heads.recognise(path, model, hints)
+                head = _read(path, form, hints)
             except InputError:
                 continue
             if head.kind not in enough:

@@ -22,7 +22,8 @@ from lowbit.errors import InputError
 from lowbit.progress import silent
 from tests.unit import toys
 from tests.unit.data_files import write_yolo
-from tests.unit.graphs import array, floats, make_model, node
+from tests.unit.graphs import array, make_model, node
+from tests.unit.test_head_detr import make_detr
 
 
 @pytest.fixture
@@ -59,7 +60,9 @@ def ambiguous(path: Path) -> Path:
         node("Reshape", ["mean", "one"], "flat", "r"),
         node("Add", ["flat", "rows"], "output0", "a"),
     ]
-    weights = [array(np.array([1, 1, 1]), "one"), floats((1, 300, 6), "rows")]
+    # In [0, 1] with the image's mean, as scores are.
+    rows = np.random.default_rng(0).uniform(0, 0.5, (1, 300, 6)).astype(np.float32)
+    weights = [array(np.array([1, 1, 1]), "one"), array(rows, "rows")]
     onnx.save(make_model(nodes, weights, shape_out=(1, 300, 6)), str(path))
     return path
 
@@ -291,3 +294,11 @@ def test_the_search_is_bounded_and_says_so(project: Path, monkeypatch: pytest.Mo
 )
 def test_what_a_name_says(tmp_path: Path, name: str, role: str) -> None:
     assert proposal.Found(tmp_path).role(tmp_path / name) == role
+
+
+def test_a_head_that_the_files_numbers_contradict_is_not_offered(project: Path) -> None:
+    """Two columns of logits can't be probabilities: of a DETR's options that one is left out."""
+    make_detr(project / "toy.onnx", names=None)
+    made = proposal.propose(project, silent)
+    assert 'scores = "sigmoid"' in made.text
+    assert 'scores = "probability"' not in made.text
