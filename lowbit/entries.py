@@ -30,6 +30,7 @@ from lowbit.results import (
     ErrorKindsRecord,
     ErrorsRecord,
     FootprintRecord,
+    GpuLoadRecord,
     LatencyRecord,
     ParityRecord,
     ProcessSpeedupRecord,
@@ -144,7 +145,7 @@ def _errors(before: ErrorKinds, after: ErrorKinds) -> ErrorsRecord:
 
 def timed(case: Case, evaluation: Evaluation, found: Measurement[Timed]) -> Entry:
     """Latency, and the runtime that it was measured on."""
-    ratios = found.value.ratios
+    ratios, load = found.value.ratios, found.value.gpu_load
     speeds: dict[str, Any] = {name: ratio.ratio for name, ratio in ratios.items()}
     speeds |= {f"{name}_ci": (ratio.low, ratio.high) for name, ratio in ratios.items()}
     latency = LatencyRecord(
@@ -155,6 +156,7 @@ def timed(case: Case, evaluation: Evaluation, found: Measurement[Timed]) -> Entr
         batched_missing=found.value.batched_missing,
         affinity=list(evaluation.timed_options(case).cores) or None,
         gpu_state=found.value.gpu_state or None,
+        gpu_load=GpuLoadRecord(**dataclasses.asdict(load)) if load else None,
         host=host.name(with_gpu=case.runtime.gpu),
         measured=found.when,
     )

@@ -197,7 +197,9 @@ class Gpu:
 @dataclass(frozen=True, slots=True)
 class GpuState:
     """A GPU at one moment. Clocks of the streaming multiprocessors in MHz, temperature in degrees Celsius, power in watts;
-    ``throttle_reasons``: names of NVML's ``nvmlClocksEventReason`` bits. What NVML does not say is None."""
+    ``throttle_reasons``: names of NVML's ``nvmlClocksEventReason`` bits. ``memory_bytes``: in use, by every process.
+    ``energy_j``: joules since the driver was loaded; not of a MIG instance, which shares its board's counter. What NVML does
+    not say is None."""
 
     uuid: str | None
     sm_clock_mhz: int | None
@@ -205,6 +207,8 @@ class GpuState:
     temperature_c: int | None
     power_w: float | None
     throttle_reasons: list[str] | None
+    memory_bytes: int | None = None
+    energy_j: float | None = None
 
 
 # NVML's nvmlClocksEventReason bits, https://docs.nvidia.com/deploy/nvml-api/group__nvmlClocksEventReasons.html
@@ -219,6 +223,10 @@ THROTTLE_REASONS = {
     0x080: "hw_power_brake_slowdown",
     0x100: "display_clock_setting",
 }
+# Those by which a GPU runs slower than it could: power, heat and the supply. The others are what somebody set, or idleness.
+THROTTLING = frozenset(
+    {"sw_power_cap", "hw_slowdown", "sw_thermal_slowdown", "hw_thermal_slowdown", "hw_power_brake_slowdown"}
+)
 
 
 def gpu() -> Gpu | None:
@@ -242,24 +250,37 @@ def _described(visible: str | None) -> Gpu | None:
         )
 
 
-def gpu_state() -> GpuState | None:
-    """Clocks, temperature, power and throttling of the GPU in use now, or None where :func:`gpu` is None."""
+@contextmanager
+def gpu_reader() -> Iterator[Callable[[], GpuState] | None]:
+    """What reads the state of the GPU in use as often as it is called, or None where :func:`gpu` is None."""
     with _nvml() as nvml:
         device = _in_use(nvml, os.environ.get(VISIBLE_DEVICES)) if nvml else None
-        if device is None:
-            return None
-        # An instance shares its board's clocks and power, and NVML answers for the board only.
-        board = _board(nvml, device)
-        milliwatts = _answer(nvml, "nvmlDeviceGetPowerUsage", board)
-        reasons = _answer(nvml, "nvmlDeviceGetCurrentClocksEventReasons", board)
-        return GpuState(
-            uuid=_answer(nvml, "nvmlDeviceGetUUID", device),
-            sm_clock_mhz=_answer(nvml, "nvmlDeviceGetClockInfo", board, nvml.NVML_CLOCK_SM),
-            max_sm_clock_mhz=_answer(nvml, "nvmlDeviceGetMaxClockInfo", board, nvml.NVML_CLOCK_SM),
-            temperature_c=_answer(nvml, "nvmlDeviceGetTemperature", board, nvml.NVML_TEMPERATURE_GPU),
-            power_w=None if milliwatts is None else milliwatts / 1000,
-            throttle_reasons=None if reasons is None else throttle_reasons(reasons),
-        )
+        yield None if device is None else functools.partial(_state, nvml, device)
+
+
+def gpu_state() -> GpuState | None:
+    """The state of the GPU in use now, or None where :func:`gpu` is None."""
+    with gpu_reader() as read:
+        return read() if read else None
+
+
+def _state(nvml: Any, device: Any) -> GpuState:
+    # An instance shares its board's clocks and power, and NVML answers for the board only.
+    board = _board(nvml, device)
+    milliwatts = _answer(nvml, "nvmlDeviceGetPowerUsage", board)
+    reasons = _answer(nvml, "nvmlDeviceGetCurrentClocksEventReasons", board)
+    memory = _answer(nvml, "nvmlDeviceGetMemoryInfo", device)
+    millijoules = _answer(nvml, "nvmlDeviceGetTotalEnergyConsumption", board) if board is device else None
+    return GpuState(
+        uuid=_answer(nvml, "nvmlDeviceGetUUID", device),
+        sm_clock_mhz=_answer(nvml, "nvmlDeviceGetClockInfo", board, nvml.NVML_CLOCK_SM),
+        max_sm_clock_mhz=_answer(nvml, "nvmlDeviceGetMaxClockInfo", board, nvml.NVML_CLOCK_SM),
+        temperature_c=_answer(nvml, "nvmlDeviceGetTemperature", board, nvml.NVML_TEMPERATURE_GPU),
+        power_w=None if milliwatts is None else milliwatts / 1000,
+        throttle_reasons=None if reasons is None else throttle_reasons(reasons),
+        memory_bytes=memory.used if memory else None,
+        energy_j=None if millijoules is None else millijoules / 1000,
+    )
 
 
 def throttle_reasons(bits: int) -> list[str]:

@@ -18,7 +18,7 @@ from lowbit import files, host, old_results
 from lowbit.errors import InputError
 from lowbit.runtime import DEFAULT, runtimes
 
-SCHEMA = 18
+SCHEMA = 19
 # A run is not held up by a repository on a slow file system.
 _GIT_SECONDS = 10
 
@@ -112,13 +112,29 @@ class BatchRecord(_Model):
     speedup_fp16_ci: tuple[float, float] | None = None
 
 
+class GpuLoadRecord(_Model):
+    """The GPU over a timing: :class:`lowbit.measure.gpu_load.GpuLoad`. MHz, degrees Celsius, watts, bytes and joules;
+    ``throttle_reasons``: share of the samples with each reason."""
+
+    samples: int
+    sm_clock_min: int | None
+    sm_clock_median: float | None
+    sm_clock_max: int | None
+    temperature_max: int | None
+    power_mean: float | None
+    memory_max: int | None
+    energy_per_image: float | None
+    throttle_reasons: dict[str, float] | None
+    throttled: bool | None
+
+
 class LatencyRecord(_Model):
     """Single-stream latency in seconds, throughput in images a second, speed-up against FP32 in the same run, and against
     FP16 on a GPU. ``end_to_end``: median seconds of ``preprocess``, ``model`` and ``postprocess`` of one image.
     ``batched``: of larger batches, and ``batched_missing`` the reason where the graph takes one image only. ``affinity``: the logical
     processor of every thread, None where the operating system places them. ``precision_cost``: time over that of a session
     whose kernels saturate, where the artifact must run without them on this processor. ``gpu_state``: the GPU
-    before and after. ``measured``: when, UTC."""
+    before and after, ``gpu_load``: meanwhile. ``measured``: when, UTC."""
 
     p50: float
     p90: float
@@ -138,6 +154,7 @@ class LatencyRecord(_Model):
     batched_missing: str | None = None
     affinity: list[int] | None = None
     gpu_state: list[host.GpuState] | None = None
+    gpu_load: GpuLoadRecord | None = None
     host: str
     measured: str | None = None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lowbit import entries, host, runtime
+from lowbit import entries, runtime
 from lowbit.artifact import Artifact
 from lowbit.errors import UnavailableError
 from lowbit.evaluate import Case
-from lowbit.measure import latency
+from lowbit.measure import gpu_load, latency
 from lowbit.schemes import find_scheme
 from lowbit_pytest.recording import Record
 from lowbit_pytest.workbench import Workbench
@@ -65,12 +66,13 @@ def _measure(
     run = session.timed_run(tensor)
     others = {name: workbench.timed_session(one).timed_run(tensor) for name, one in references.items() if one != case}
     seconds = latency.GPU_SECONDS if case.runtime.gpu else 0.0
-    state = [host.gpu_state()] if case.runtime.gpu else []
     ratios: dict[str, latency.Speedup] = {}
     batched, missing = [], None
     with runtime.on_cores(options):
         stages = latency.end_to_end(session, detector.head, detector.input, [one.path for one in images[:IMAGES]])
-        benchmark.pedantic(run, rounds=latency.rounds_lasting(run, ROUNDS, seconds))
+        rounds = latency.rounds_lasting(run, ROUNDS, seconds)
+        time_it = functools.partial(benchmark.pedantic, run, rounds=rounds)
+        _, readings = gpu_load.watch(time_it) if case.runtime.gpu else (time_it(), [])
         for name in references:
             ratios[name] = latency.Speedup(1.0, 1.0, 1.0, 0)  # itself
             if name in others:
@@ -87,7 +89,6 @@ def _measure(
             )
         except UnavailableError as error:
             missing = str(error)
-    state += [host.gpu_state()] if state else []
     timing = latency.summarize(benchmark.stats.stats.data)
     benchmark.extra_info.update(
         dataclasses.asdict(timing),
@@ -95,7 +96,10 @@ def _measure(
         provider=case.runtime.title,
         **options.as_json(),
     )
-    return latency.Timed(timing, ratios, stages, batched, missing, [one for one in state if one])
+    load = gpu_load.load_of(readings, rounds)
+    # Before and after.
+    states = [readings[0], readings[-1]] if readings else []
+    return latency.Timed(timing, ratios, stages, batched, missing, states, load)
 
 
 def _placed(case: Case, workbench: Workbench) -> tuple[Path, runtime.SessionOptions]:

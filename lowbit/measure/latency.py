@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lowbit.host import GpuState
+from lowbit.measure.gpu_load import GpuLoad
 
 if TYPE_CHECKING:
     import onnx
@@ -146,7 +147,8 @@ class Batched:
 class Timed:
     """All that is timed of a case. ``ratios``: ``speedup``, ``speedup_fp16`` and ``precision_cost``, as far as they were
     measured. ``batched``: larger batches, smallest first; none for a graph that takes one image only, and
-    ``batched_missing`` says why. ``gpu_state``: before and after, on a GPU."""
+    ``batched_missing`` says why. ``gpu_state``: before and after, on a GPU,
+    ``gpu_load`` meanwhile."""
 
     timing: Timing
     ratios: dict[str, Speedup]
@@ -154,6 +156,7 @@ class Timed:
     batched: list[Batched]
     batched_missing: str | None
     gpu_state: list[GpuState]
+    gpu_load: GpuLoad | None
 
 
 def in_batches(

@@ -8,7 +8,7 @@ from itertools import groupby
 from lowbit.gate import points
 from lowbit.markdown import escape, table
 from lowbit.report import collapses, reasons, thresholds
-from lowbit.results import CrossCheck, EngineRecord, Entry, RankedLayer, Results, Status, SweepRecord
+from lowbit.results import CrossCheck, EngineRecord, Entry, GpuLoadRecord, RankedLayer, Results, Status, SweepRecord
 from lowbit.runtime import PRECISE
 
 VERDICTS = {
@@ -119,8 +119,30 @@ def remarks(entry: Entry) -> list[str]:
     this processor's kernels would lose."""
     found = [_beside(entry, entry.crosscheck)] if entry.crosscheck else []
     found += [_engine(entry, entry.engine)] if entry.engine else []
+    load = entry.latency.gpu_load if entry.latency else None
+    found += [_load(entry, load)] if load else []
     config = entry.runtime.options.get("config", {}) if entry.runtime else {}
     return found + ([_precise(entry)] if config.get(PRECISE[0]) == PRECISE[1] else [])
+
+
+def _load(entry: Entry, load: GpuLoadRecord) -> str:
+    """What the GPU did during the timing, and whether it was held back."""
+    said = [
+        f"{load.sm_clock_min} to {load.sm_clock_max} MHz" if load.sm_clock_min is not None else None,
+        f"{load.power_mean:.0f} W" if load.power_mean is not None else None,
+        f"{load.temperature_max} degrees Celsius at most" if load.temperature_max is not None else None,
+        f"{load.energy_per_image:.3g} J an image" if load.energy_per_image is not None else None,
+        f"{load.memory_max / 1e6:.0f} MB of its memory in use" if load.memory_max is not None else None,
+    ]
+    sentence = (
+        f"`{escape(entry.scheme)}`: the GPU during its timing: {', '.join(filter(None, said)) or 'NVML says nothing'}"
+    )
+    if not load.throttled:
+        return sentence
+    reasons = ", ".join(
+        f"{name} in {share:.0%} of the samples" for name, share in (load.throttle_reasons or {}).items()
+    )
+    return f"{sentence}. **It was throttled** ({reasons}): its times are those of a slower GPU"
 
 
 def left_out(entries: Sequence[Entry]) -> list[str]:

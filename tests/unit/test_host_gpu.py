@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pynvml
@@ -100,6 +100,15 @@ class Driver(ModuleType):
         self._supported(device, "power")
         return 250_500
 
+    def nvmlDeviceGetMemoryInfo(self, device: Device) -> SimpleNamespace:  # noqa: N802
+        self._supported(device, "memory")
+        return SimpleNamespace(total=80_000, free=50_000, used=30_000)
+
+    def nvmlDeviceGetTotalEnergyConsumption(self, device: Device) -> int:  # noqa: N802
+        self._of_boards_only(device)
+        self._supported(device, "energy")
+        return 7_500
+
     def nvmlDeviceGetCurrentClocksEventReasons(self, device: Device) -> int:  # noqa: N802
         self._of_boards_only(device)
         self._supported(device, "reasons")
@@ -182,28 +191,32 @@ def test_the_gpu_in_use(driver: Driver, monkeypatch: pytest.MonkeyPatch, visible
 def test_what_is_said_of_it(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(host.VISIBLE_DEVICES, "1")
     assert host.gpu() == host.Gpu(H100, "NVIDIA H100", 9.0, "580.95.05")
-    assert host.gpu_state() == host.GpuState(H100, 1410, 1980, 61, 250.5, ["sw_power_cap", "hw_thermal_slowdown"])
+    reasons = ["sw_power_cap", "hw_thermal_slowdown"]
+    assert host.gpu_state() == host.GpuState(H100, 1410, 1980, 61, 250.5, reasons, 30_000, 7.5)
     monkeypatch.setenv(host.VISIBLE_DEVICES, "0")
     assert host.gpu() == host.Gpu(A100, "NVIDIA A100", 8.0, "580.95.05")
 
 
 def test_what_a_gpu_does_not_say_is_none(driver: Driver) -> None:
-    driver.devices[0].silent = ("power", "reasons")
+    driver.devices[0].silent = ("power", "reasons", "memory", "energy")
     state = host.gpu_state()
     assert state is not None and state.sm_clock_mhz == 1410
     assert state.power_w is None and state.throttle_reasons is None
+    assert state.memory_bytes is None and state.energy_j is None
 
 
 @pytest.mark.parametrize(
     ("visible", "uuid"), [(None, SLICES[0]), ("0", SLICES[0]), ("GPU-eeee", SLICES[0]), (SLICES[1], SLICES[1])]
 )
 def test_an_instance_of_a_divided_gpu(monkeypatch: pytest.MonkeyPatch, visible: str | None, uuid: str) -> None:
-    """Its own name and UUID; clocks, power and compute capability are its board's."""
+    """Its own name, UUID and memory; clocks, power and compute capability are its board's, whose energy others use too."""
     monkeypatch.setitem(sys.modules, "pynvml", Driver(divided()))
     if visible is not None:
         monkeypatch.setenv(host.VISIBLE_DEVICES, visible)
     assert host.gpu() == host.Gpu(uuid, "NVIDIA A100 MIG 3g.20gb", 8.0, "580.95.05")
-    assert host.gpu_state() == host.GpuState(uuid, 1410, 1980, 61, 250.5, ["sw_power_cap", "hw_thermal_slowdown"])
+    assert host.gpu_state() == host.GpuState(
+        uuid, 1410, 1980, 61, 250.5, ["sw_power_cap", "hw_thermal_slowdown"], 30_000, None
+    )
 
 
 def test_without_a_driver(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,7 +57,7 @@ def test_round_trip(tmp_path: Path) -> None:
     first.write(path)
     assert results.read(path) == first
     data = json.loads(path.read_text())
-    assert data["schema"] == results.SCHEMA == 18
+    assert data["schema"] == results.SCHEMA == 19
     assert data["entries"][0]["latency"] is None
 
 
