@@ -68,7 +68,9 @@ def prove(
             found = second.run(None, {after.name: image})
             outputs = len(original.graph.output)
             if decode:
-                compared += _seen_alike(path, decode(own[:outputs]), decode(found[:outputs]), half=half)
+                compared += _seen_alike(
+                    path, decode([_single(value) for value in own[:outputs]]), decode(found[:outputs]), half=half
+                )
             for name, one, two in list(zip(_names(original, raw), own, found, strict=True))[
                 outputs if decode else skipped :
             ]:
@@ -105,6 +107,11 @@ def _of_batch(images: Sequence[NDArray[Any]], batch: int) -> list[list[NDArray[A
     return [
         [images[place % len(images)] for place in range(start, start + batch)] for start in range(0, len(images), batch)
     ]
+
+
+def _single(value: NDArray[Any]) -> NDArray[Any]:
+    """Float16 as float32, in which heads are read: an exponential overflows in float16."""
+    return value.astype(np.float32) if value.dtype == np.float16 else value
 
 
 def _seen_alike(path: Path, one: Detections, two: Detections, *, half: bool) -> int:

@@ -135,3 +135,9 @@ def test_where_float16_began_no_cast_is_left(tmp_path: Path) -> None:
     model = graph.canonical(path).model
     assert graph.stem(model) == graph.stem(graph.canonical(base).model) != []
     assert [node.output[0] for node in model.graph.node if node.op_type == "Cast"] == ["output0"]  # it names the output
+
+
+@pytest.mark.filterwarnings("error")
+def test_float16_outputs_are_read_in_float32(tmp_path: Path) -> None:
+    zoo.RIGHT["float16"](onnx.load(str(toys.make_detector(tmp_path / "toy.onnx"))), tmp_path / "half.onnx")
+    on_images(tmp_path / "half.onnx", tmp_path)
