@@ -129,7 +129,7 @@ class Given:
     that leave it open; ``trust``: unpickle checkpoints of unknown origin; ``allow_similar``: take calibration images that
     look like evaluation images; ``declared``: detectors that ``lowbit.toml`` declares, by name; ``confidence``: the
     threshold that detectors are deployed with, in [0, 1]; ``images``: how many of the data set are evaluated, all if None;
-    ``search_minutes``: the budget of auto schemes, theirs if None. Raises :class:`InputError` for values that can't be.
+    ``search_minutes``: the budget of auto schemes, theirs if None; ``tf32``: FP32 on GPUs may be TF32. Raises :class:`InputError` for values that can't be.
     """
 
     dataset: Path | None = None
@@ -143,6 +143,7 @@ class Given:
     confidence: float | None = None
     images: int | None = None
     search_minutes: float | None = None
+    tf32: bool = True
 
     def __post_init__(self) -> None:
         if self.confidence is not None and not 0 <= self.confidence <= 1:
@@ -220,6 +221,7 @@ class Evaluation:
         if timed and emulates(case):
             return f"{case.runtime.title} has no FP8 kernels and emulates it: its time would say nothing"
         try:
+            case.runtime.with_tf32(runtime.SessionOptions(case.runtime.name), self.given.tf32)
             detector = self.detector(case.detector)
         except UnavailableError as error:
             return str(error)
@@ -318,6 +320,7 @@ class Evaluation:
             weights_only=case.scheme.weights_only,
             saturates=case.runtime.emulated and self.saturates(case.detector, case.scheme),
         )
+        options = case.runtime.with_tf32(options, self.given.tf32)
         return dataclasses.replace(options, cache=self.store.engines) if case.runtime.compiles else options
 
     def _saturates(self, name: str, scheme: Scheme) -> bool:

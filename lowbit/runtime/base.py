@@ -126,6 +126,11 @@ class Runtime(abc.ABC):
         """Run an ONNX file and tell which kernels did the work. ``macs``: multiply-accumulates by a node's name or its
         output's."""
 
+    def with_tf32(self, options: SessionOptions, on: bool) -> SessionOptions:
+        """The same with FP32 convolutions and matrix products in TF32, or not, where the runtime may do either. Raises
+        :class:`UnavailableError` where it can't be told to leave TF32."""
+        return options
+
     def for_timing(self, options: SessionOptions) -> SessionOptions:
         """The same with a processor for every thread: threads that wander between cores wander in time."""
         return replace(options, cores=one_a_core(options.threads)) if self.pins else options

@@ -280,6 +280,10 @@ class Cuda(GpuProvider):
 
     name, title, library = "cuda", "CUDAExecutionProvider", "libonnxruntime_providers_cuda.so"
 
+    def with_tf32(self, options: SessionOptions, on: bool) -> SessionOptions:
+        """Stated in any case: ONNX Runtime's default is on, and an FP32 row should say so."""
+        return replace(options, provider_config=(*options.provider_config, ("use_tf32", str(int(on)))))
+
 
 RUNTIMES: tuple[Runtime, ...] = (Cpu(), Cuda())
 

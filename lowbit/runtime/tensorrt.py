@@ -75,6 +75,12 @@ class TensorRt(GpuProvider):
         """What TensorRT's parser refuses, and what this machine's GPU has no kernels for."""
         return unparsable(form) or super().refuses(form)
 
+    def with_tf32(self, options: SessionOptions, on: bool) -> SessionOptions:
+        """TensorRT's builder has it on, and ONNX Runtime's provider (1.31) has no option for it."""
+        if not on:
+            raise UnavailableError(f"{self.title} can't be told to leave TF32 (measure with --tf32, or on CUDA)")
+        return options
+
     def open(self, path: Path, options: SessionOptions) -> TrtSession:
         """A session for accuracy, parity, kernels and the end-to-end latency; a CUDA graph would be wrong in all."""
         if CUDA_GRAPH in options.provider_config:

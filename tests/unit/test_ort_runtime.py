@@ -12,9 +12,13 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from lowbit import capability
 from lowbit.errors import LowbitError, UnavailableError
+from lowbit.evaluate import Case, Evaluation, Given
 from lowbit.measure.executed_kernels import macs_by_node
 from lowbit.runtime import SessionOptions, Share, find_runtime, ort, runtimes, tensorrt
+from lowbit.schemes import find_scheme
+from lowbit.store.store import Store
 from tests.unit import toys
 
 CUDA, TRT = ort.Cuda(), tensorrt.TensorRt()
@@ -172,6 +176,29 @@ def test_a_session_with_a_cuda_graph_meets_no_plain_run(tmp_path: Path, monkeypa
 def test_tensorrt_gets_no_precision_flags(precision: str) -> None:
     """With trt_fp16_enable or trt_int8_enable the network is not strongly typed."""
     assert TRT.options(precision).provider_config == ()
+
+
+@pytest.mark.parametrize(("on", "stated"), [(True, "1"), (False, "0")])
+def test_an_option_decides_on_tf32_and_is_stated(tmp_path: Path, on: bool, stated: str) -> None:
+    """In the options that sessions are made with, that results have, and that measurements are kept under."""
+    evaluation = Evaluation(Store(tmp_path), Given(tf32=on), lambda _: None)
+    fp32 = find_scheme("fp32")
+    options = evaluation.options(Case("shapes10n", fp32, CUDA))
+    assert options.as_json()["provider_config"] == {"use_tf32": stated}
+    assert evaluation.timed_options(Case("shapes10n", fp32, CUDA)) == options
+    assert (
+        evaluation.options(Case("shapes10n", fp32, find_runtime("openvino"))).provider_config
+        == find_runtime("openvino").options("fp32").provider_config
+    )
+
+
+def test_tensorrt_is_skipped_where_tf32_must_not_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ONNX Runtime's provider has no option for it, so that a time without TF32 would be one with it."""
+    monkeypatch.setattr(capability, "missing", lambda scheme, runtime: None)  # as on a machine with a GPU
+    for on in (True, False):
+        evaluation = Evaluation(Store(tmp_path), Given(tf32=on), lambda _: None)
+        why = evaluation.unable(Case("shapes10n", find_scheme("fp32"), TRT), timed=True, scored=True)
+        assert why is None if on else why is not None and "TF32" in why
 
 
 def test_runtimes_are_found_and_their_names_are_their_own() -> None:
