@@ -51,7 +51,7 @@ def test_engine(
     if case.detector not in references:
         references[case.detector] = build(workbench.artifact(case.detector, find_scheme("fp32")).path)
     reference = references[case.detector]
-    speed, _, seconds = latency.interleave(reference, engine, pairs=PAIRS)
+    speed, _, seconds = latency.interleave(reference, engine, pairs=PAIRS, seconds=latency.GPU_SECONDS)
     timing = latency.summarize(seconds)
     found = EngineRecord(
         layers=engine.precisions.layers,
