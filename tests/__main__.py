@@ -26,6 +26,7 @@ def main(arguments: list[str]) -> int:
     others = [
         f"--deselect=tests/{path.name}" for path in Path(__file__).parent.glob("test_*.py") if path.name not in JUDGED
     ]
+    # By groups, the largest first: a scheme's tests are one, so that no worker waits for what another builds.
     workers = ["-p", "tests.workers", f"--numprocesses={available_cores()}", "--dist=loadgroup"]
     together = _pytest(*workers, *measured, *arguments)
     if together == pytest.ExitCode.INTERRUPTED:

@@ -90,6 +90,8 @@ def test_saturation_is_found_on_every_processor(
 ) -> None:
     """ModelOpt's artifact, laid out without fitting its weights: 13 points of yolov10n's AP on a processor without VNNI, and
     agreement on detections sees nothing of it. What lowbit builds has no such layer."""
+    shipped = workbench.artifact("shapes10n", find_scheme("int8-modelopt-entropy-cpu"))
+    assert not Emulator(graph.load(shipped.path)).saturating
     source, start = (workbench.artifact("shapes10n", find_scheme(name)) for name in ("fp32", "int8-modelopt-entropy"))
     settings, output = {"start": "int8-modelopt-entropy"}, tmp_path / "saturating.onnx"
     calibration = workbench.calibration("shapes10n").first(8)
@@ -105,15 +107,13 @@ def test_saturation_is_found_on_every_processor(
         print,
         start=start.path.parent,
     )
-    lower.build(job)
-    assert not Emulator(graph.load(output)).saturating
     monkeypatch.setattr(portable, "fit_artifact", lambda artifact, _: (artifact, {}))
     monkeypatch.setattr(portable, "fit_floats", lambda *_: {})
     monkeypatch.setattr(portable, "check", lambda _: None)
     lower.build(job)
     model = graph.load(output)
     head = workbench.detector("shapes10n").head
-    found = parity.compare(model, WithoutVnni(model, tmp_path), head, probes[:4])
+    found = parity.compare(model, WithoutVnni(model, tmp_path), head, probes[:2])
     assert found.faults
     assert found.sqnr_db < found.floor_db - 10
 

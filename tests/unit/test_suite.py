@@ -152,7 +152,7 @@ def test_an_artifact_that_would_saturate_runs_without_such_kernels(
 
 def test_a_matcher_that_differs_from_pycocotools_is_an_error(toy: Toy, plugin: Callable[[str, str], None]) -> None:
     """No AP is reported that pycocotools does not confirm."""
-    fault = "from lowbit.measure import matching\n\nright = matching._overlap\nmatching._overlap = lambda *boxes: 0.7 * right(*boxes)\n"
+    fault = "from lowbit.measure import matching\n\nright = matching.overlap\nmatching.overlap = lambda *boxes: 0.7 * right(*boxes)\n"
     plugin("faulty", fault)
     done = toy.pytest("-p", "faulty", "tests/test_accuracy.py", "-k", FLOAT)
     assert done.returncode == 1, done.stdout + done.stderr
