@@ -50,6 +50,7 @@ def parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="write summary.md and report.html again from a run's results.json")
     report.add_argument("run", type=Path, nargs="?", default=Path("runs/latest"), help="run folder (runs/latest)")
     _add_explain(commands)
+    _add_study(commands)
     get = commands.add_parser("fetch", help="download official checkpoints and COCO images")
     get.add_argument("asset", nargs="+", help="yolov10n, yolov10s, yolov10m, coco-val100, coco-val5k, coco-calib100")
     get.add_argument("--to", type=Path, help="folder ($LOWBIT_ASSETS, or lowbit/assets in the user's cache)")
@@ -120,6 +121,10 @@ def _run(options: argparse.Namespace, progress: Progress) -> int:
         from lowbit.cli import layers
 
         print(getattr(layers, options.command)(options, progress))
+    elif options.command == "calibrate-study":
+        from lowbit.cli import calibration
+
+        print(calibration.study(options, progress))
     elif options.command == "explain":
         from lowbit.cli import collapses
 
@@ -153,6 +158,24 @@ def _add_explain(commands: Any) -> None:
     why.add_argument("--trust-checkpoint", action="store_true", help="unpickle checkpoints of unknown origin")
     why.add_argument("--image-size", type=int, help="side of the input, for files that leave it open")
     why.add_argument("--json", action="store_true", help="print it as results.json has it")
+
+
+def _add_study(commands: Any) -> None:
+    """The command on the choice of calibration images."""
+    study = commands.add_parser(
+        "calibrate-study", help="how much of a scheme's drop is the choice of its calibration images"
+    )
+    study.add_argument("--detector", default="shapes10n", help="a name, an .onnx or .pt file (shapes10n)")
+    study.add_argument("--scheme", default="int8-ort-minmax", help="a scheme that is calibrated (int8-ort-minmax)")
+    study.add_argument("--sizes", type=int, nargs="+", default=[8, 32, 100], help="images of a draw (8 32 100)")
+    study.add_argument("--seeds", type=int, default=5, help="draws of every size (5)")
+    study.add_argument("--calibration", type=Path, help="list that is drawn from (the detector's own)")
+    study.add_argument(
+        "--dataset", type=Path, help="COCO file or data.yaml that drops are measured on (the detector's)"
+    )
+    study.add_argument("--image-size", type=int, help="side of the input, for files that leave it open")
+    study.add_argument("--trust-checkpoint", action="store_true", help="unpickle checkpoints of unknown origin")
+    study.add_argument("--to", type=Path, default=Path("runs"), help="where the result is kept (runs)")
 
 
 def _add_sensitivity(commands: Any) -> None:

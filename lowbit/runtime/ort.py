@@ -223,8 +223,8 @@ class GpuProvider(Provider):
         """Why this provider can't be used on this machine, with the remedy."""
         if gpu() is None:
             return (
-                f"{self.title} needs an NVIDIA GPU; the driver shows none to this process (use a machine that has one: "
-                "pixi run -e cuda gate)"
+                f"{self.title} needs an NVIDIA GPU; the driver shows none to this process (use a machine that has one, "
+                "and there make gate or pixi run -e cuda gate)"
             )
         return super().reason() or self.missing()
 

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import pytest
 
 from tests.unit.suite import Toy
+
+
+@pytest.fixture(scope="session", autouse=True)
+def without_hypothesis() -> Generator[None]:
+    """Sessions of pytest that tests start don't load Hypothesis' plugin, which takes a third of their start."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTEST_ADDOPTS", "-p no:hypothesispytest")
+        yield
 
 
 @pytest.fixture(scope="module")
