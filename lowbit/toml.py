@@ -1,4 +1,4 @@
-"""TOML files: one way to read them into pydantic models, and to refuse them."""
+"""TOML files: one way to read them into pydantic models, to refuse them, and to tell editors what they may hold."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 
 from lowbit.errors import InputError
 
@@ -47,3 +48,32 @@ def parse(path: Path, text: str, kind: type[T], remedy: str, context: dict[str, 
         where = ".".join(map(str, first["loc"])) or "the file"
         said = first["msg"].removeprefix("Value error, ")
         raise InputError(f"{path}: {where}: {said} (given: {str(first['input'])[:80]}). {remedy}") from error
+
+
+class _OfToml(GenerateJsonSchema):
+    """JSON Schema draft 7, which editors' TOML plug-ins read (Taplo's), and without null, which TOML does not have."""
+
+    schema_dialect = "http://json-schema.org/draft-07/schema#"
+
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        return False  # a key's name in capitals says nothing
+
+    def nullable_schema(self, schema: Any) -> JsonSchemaValue:
+        return self.generate_inner(schema["schema"])
+
+    def default_schema(self, schema: Any) -> JsonSchemaValue:
+        none = "default" in schema and schema["default"] is None
+        return self.generate_inner(schema["schema"]) if none else super().default_schema(schema)
+
+    def tuple_schema(self, schema: Any) -> JsonSchemaValue:
+        """Draft 7 has no ``prefixItems``; the tuples here are of one type."""
+        found = super().tuple_schema(schema)
+        if "prefixItems" in found:
+            found["items"] = found.pop("prefixItems")[0]
+        return found
+
+
+def schema(kind: Any, title: str) -> dict[str, Any]:
+    """The JSON Schema, draft 7, of TOML files that :func:`read` takes as ``kind``. ``title``: the file's name."""
+    made = TypeAdapter(kind).json_schema(schema_generator=_OfToml)
+    return {"$schema": _OfToml.schema_dialect, **made, "title": title}

@@ -46,7 +46,16 @@ def parser() -> argparse.ArgumentParser:
     commands.add_parser("schemes", help="the scheme catalogue as a table")
     begin = commands.add_parser("init", help="write a lowbit.toml from the detectors and data that a folder has")
     begin.add_argument("folder", type=Path, nargs="?", default=Path(), help="where to look and to write (this folder)")
-    commands.add_parser("schema", help="the JSON schema of lowbit.toml, for editors")
+    described = commands.add_parser(
+        "schema", help="the JSON schema of lowbit.toml or of a thresholds file, for editors"
+    )
+    described.add_argument(
+        "file",
+        nargs="?",
+        choices=("lowbit.toml", "thresholds.toml"),
+        default="lowbit.toml",
+        help="of which (lowbit.toml)",
+    )
     report = commands.add_parser("report", help="write summary.md and report.html again from a run's results.json")
     report.add_argument("run", type=Path, nargs="?", default=Path("runs/latest"), help="run folder (runs/latest)")
     _add_explain(commands)
@@ -111,8 +120,10 @@ def _run(options: argparse.Namespace, progress: Progress) -> int:
         print(begin_project(options.folder, progress))
     elif options.command == "schema":
         from lowbit.detector import declare
+        from lowbit.gate import limits
 
-        print(json.dumps(declare.schema(), indent=2))
+        of = {"lowbit.toml": declare, "thresholds.toml": limits}
+        print(json.dumps(of[options.file].schema(), indent=2))
     elif options.command == "fetch":
         fetch_assets(options, progress)
     elif options.command == "compare":

@@ -27,7 +27,7 @@ from pydantic import (
     WithJsonSchema,
     model_validator,
 )
-from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+from pydantic.json_schema import JsonSchemaValue
 
 from lowbit import toml
 from lowbit.data.letterbox import Resize
@@ -209,30 +209,6 @@ def parse(folder: Path, text: str) -> Project:
     return toml.parse(folder / NAME, text, Project, _REMEDY, {"folder": folder})
 
 
-class _OfToml(GenerateJsonSchema):
-    """JSON Schema draft 7, which editors' TOML plug-ins read (Taplo's), and without null, which TOML does not have."""
-
-    schema_dialect = "http://json-schema.org/draft-07/schema#"
-
-    def field_title_should_be_set(self, schema: Any) -> bool:
-        return False  # a key's name in capitals says nothing
-
-    def nullable_schema(self, schema: Any) -> JsonSchemaValue:
-        return self.generate_inner(schema["schema"])
-
-    def default_schema(self, schema: Any) -> JsonSchemaValue:
-        none = "default" in schema and schema["default"] is None
-        return self.generate_inner(schema["schema"]) if none else super().default_schema(schema)
-
-    def tuple_schema(self, schema: Any) -> JsonSchemaValue:
-        """Draft 7 has no ``prefixItems``; the tuples here are of one type."""
-        found = super().tuple_schema(schema)
-        if "prefixItems" in found:
-            found["items"] = found.pop("prefixItems")[0]
-        return found
-
-
 def schema() -> dict[str, Any]:
     """``lowbit.toml``'s JSON Schema, draft 7."""
-    made = Project.model_json_schema(schema_generator=_OfToml)
-    return {"$schema": _OfToml.schema_dialect, **made, "title": NAME}
+    return toml.schema(Project, NAME)

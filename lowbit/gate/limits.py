@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from lowbit import toml
 from lowbit.errors import InputError
@@ -16,34 +16,53 @@ from lowbit.measure.alone import Footprint
 
 # Shares of FP32's accuracy that MLPerf Inference asks of a quantized model in its closed division.
 PRESETS = {"mlperf-99": {"relative": 0.99}, "mlperf-99.9": {"relative": 0.999}}
+_Preset = Annotated[str, WithJsonSchema({"enum": [*PRESETS]})]
 Fraction = Annotated[float, Field(ge=0, le=1, strict=True)]
 # SHA-256 of a detector's weights, as lowbit.detector.Detector.weights_sha256 computes it.
 Weights = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class Limits(toml.Table):
-    """Allowed drops as fractions (``score_shift``: of a score; ``miss_rate``: its rise). ``relative``: the least AP, as a
-    share of FP32's on the same images. ``int8_macs``: the least share of multiply-accumulates in integer kernels on the CPU
-    provider. ``max_bytes``: the largest artifact. ``max_memory_bytes``: what loading and running it may add to a process,
-    ``max_load_seconds``: the time until it can run (:class:`lowbit.measure.alone.Footprint`). ``min_speedup``: the least
-    speed over FP32's on the same runtime, over several processes (:class:`lowbit.measure.alone.ProcessSpeedup`). One of ``map`` and ``relative`` is needed; of both the stricter counts."""
+    """What a scheme may lose and cost. One of ``map`` and ``relative`` is needed; of both the stricter counts. A drop is
+    FP32's value less the scheme's on the same images, as a fraction: 1.0 point is 0.010."""
 
-    map: Fraction | None = None
-    relative: Fraction | None = None
-    map50: Fraction | None = None
-    map75: Fraction | None = None
-    map_small: Fraction | None = None
-    map_medium: Fraction | None = None
-    map_large: Fraction | None = None
-    recall: Fraction | None = None
-    miss_rate: Fraction | None = None
-    worst_class: Fraction | None = None
-    score_shift: Fraction | None = None
-    int8_macs: Fraction | None = None
-    max_bytes: Annotated[int, Field(gt=0, strict=True)] | None = None
-    max_memory_bytes: Annotated[int, Field(gt=0, strict=True)] | None = None
-    max_load_seconds: Annotated[float, Field(gt=0)] | None = None
-    min_speedup: Annotated[float, Field(gt=0)] | None = None
+    model_config = ConfigDict(json_schema_extra={"anyOf": [{"required": ["map"]}, {"required": ["relative"]}]})
+
+    map: Fraction | None = Field(default=None, description="Allowed drop of COCO AP@[.5:.95].")
+    relative: Fraction | None = Field(default=None, description="The least AP, as a share of FP32's.")
+    map50: Fraction | None = Field(default=None, description="Allowed drop of AP at IoU 0.5.")
+    map75: Fraction | None = Field(default=None, description="Allowed drop of AP at IoU 0.75.")
+    map_small: Fraction | None = Field(default=None, description="Allowed drop of AP on small objects.")
+    map_medium: Fraction | None = Field(default=None, description="Allowed drop of AP on medium objects.")
+    map_large: Fraction | None = Field(default=None, description="Allowed drop of AP on large objects.")
+    recall: Fraction | None = Field(
+        default=None,
+        description="Allowed drop of recall at the confidence threshold that the detector is deployed with.",
+    )
+    miss_rate: Fraction | None = Field(
+        default=None, description="Allowed rise of the miss rate at the same confidence threshold."
+    )
+    worst_class: Fraction | None = Field(default=None, description="Allowed drop of AP of the class that loses most.")
+    score_shift: Fraction | None = Field(
+        default=None, description="Allowed drop of the mean score, as a fraction of a score."
+    )
+    int8_macs: Fraction | None = Field(
+        default=None,
+        description="The least share of multiply-accumulates in integer kernels of ONNX Runtime's CPU provider.",
+    )
+    max_bytes: Annotated[int, Field(gt=0, strict=True)] | None = Field(
+        default=None, description="The largest artifact, in bytes."
+    )
+    max_memory_bytes: Annotated[int, Field(gt=0, strict=True)] | None = Field(
+        default=None, description="The most memory that loading and running it may add to a process, in bytes."
+    )
+    max_load_seconds: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="The longest time until it can run, in seconds."
+    )
+    min_speedup: Annotated[float, Field(gt=0)] | None = Field(
+        default=None,
+        description="The least speed over FP32's on the same runtime, over several processes: 1.5 is 1.5x.",
+    )
 
     @model_validator(mode="after")
     def _judges_map(self) -> Limits:
@@ -61,11 +80,25 @@ def _short_form(given: Any) -> Any:
     return given if isinstance(given, dict) else {"map": given}
 
 
-class LimitsTable(toml.Table):
-    """One table of ``thresholds.toml``. ``weights``: of the detectors that it is for, where the name is not enough."""
+def _as_written(found: dict[str, Any]) -> None:
+    """In a file limits stand beside ``weights``, and not in a table of their own."""
+    found.pop("required")
+    found["additionalProperties"] = found["properties"].pop("limits")["additionalProperties"]
 
-    weights: tuple[Weights, ...] = ()
-    limits: dict[str, Annotated[Limits, BeforeValidator(_short_form)]]
+
+class LimitsTable(toml.Table):
+    """Limits by precision or scheme id: a number is the allowed drop of AP, a word a preset."""
+
+    model_config = ConfigDict(json_schema_extra=_as_written)
+
+    weights: tuple[Weights, ...] = Field(
+        default=(),
+        description="SHA-256 of the weights that the table is for, whatever their file is called. Default: the detector of "
+        "the table's name.",
+    )
+    limits: dict[
+        str, Annotated[Limits, BeforeValidator(_short_form, json_schema_input_type=Fraction | _Preset | Limits)]
+    ]
 
     @model_validator(mode="before")
     @classmethod
@@ -115,6 +148,11 @@ def load_thresholds(path: Path, base: Thresholds | None = None) -> Thresholds:
         f"{', '.join(PRESETS)}."
     )
     return Thresholds(path, toml.read(path, dict[str, LimitsTable], remedy), base)
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema, draft 7, of ``thresholds.toml``."""
+    return toml.schema(dict[str, LimitsTable], "thresholds.toml")
 
 
 def absolute(limits: dict[str, float], reference: float) -> dict[str, float]:
