@@ -22,3 +22,10 @@ def table(headings: Sequence[str], align: str, rows: Iterable[Iterable[object]])
 def escape(text: str) -> str:
     """Keep a text from ending its table cell or becoming HTML."""
     return text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|").replace("\n", " ")
+
+
+def plain(text: str) -> str:
+    """A sentence of Markdown without its marks of code and bold, and with what :func:`escape` wrote undone: for HTML, which
+    escapes by itself."""
+    bare = text.replace("**", "").replace("`", "")
+    return bare.replace("\\|", "|").replace("&lt;", "<").replace("&amp;", "&")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lowbit.gate import points
+from lowbit.markdown import plain
 from lowbit.report import collapses, gallery, history, pareto, reasons, svg, thresholds
 from lowbit.report.summary import CUT, VERDICTS, costs, disagreements, hosts, left_out, recommend, remarks, shipped
 from lowbit.results import BehaviourRecord, Entry, OperatingPointRecord, Results, Status, SweepRecord
@@ -64,14 +65,14 @@ def _section(entries: Sequence[Entry], best: Entry | None, images: Sequence[gall
         "provider": entries[0].provider,
         "on": f"{first.images} images of {first.dataset}" if first else "",
         # The sentences are Markdown for summary.md.
-        "sentence": recommend(entries).replace("**", "").replace("`", ""),
+        "sentence": plain(recommend(entries)),
         "entries": entries,
         "reasons": [
             (e.scheme, e.expected_failure or reasons.explain(e).what)
             for e in entries
             if (e.expected_failure or e.reason) and e.status is not Status.PASSED
         ],
-        "remarks": [reasons.without_paths(sentence.replace("`", "")) for sentence in said],
+        "remarks": [reasons.without_paths(plain(sentence)) for sentence in said],
         "pareto": pareto.chart(entries, best.scheme if best else None),
         "charts": [chart for chart in (_drops(entries), _layers(entries)) if chart],
         "thresholds": [

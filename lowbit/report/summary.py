@@ -296,7 +296,7 @@ def _fast_and_true(entries: Sequence[Entry]) -> Entry:
 
 
 def disagreements(sweep: SweepRecord, count: int = 5) -> list[RankedLayer]:
-    """The layers that the two opinions place furthest apart."""
+    """The layers whose ranks, AutoQuant's and the graph's, differ most."""
     return sorted(sweep.layers, key=lambda layer: (-abs(layer.rank - layer.graph_rank), layer.rank))[:count]
 
 
