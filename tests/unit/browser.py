@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import select
 import shutil
 import subprocess
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import Any
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 # Chromium reads commands from the first and writes answers to the second.
 _COMMANDS, _ANSWERS = 3, 4
+# How long a browser may say nothing. On a slow machine it takes seconds to start.
+SILENCE = 120.0
 
 
 def installed() -> str | None:
@@ -87,6 +90,9 @@ class Page:
 
     def _read(self) -> dict[str, Any]:
         while b"\0" not in self._unread:
+            if not select.select([self._answers], [], [], SILENCE)[0]:
+                self._process.kill()
+                raise TimeoutError(f"the browser said nothing for {SILENCE:g} s")
             data = os.read(self._answers.fileno(), 1 << 16)
             assert data, "the browser ended"
             self._unread += data
