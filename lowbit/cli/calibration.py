@@ -18,16 +18,15 @@ from pathlib import Path
 import numpy as np
 
 from lowbit import files, graph, host, runtime
+from lowbit.cli.layers import evaluation_of
 from lowbit.data.lists import CalibrationSet
-from lowbit.detector import declare
 from lowbit.errors import InputError
-from lowbit.evaluate import Case, Evaluation, Given, reference_of
+from lowbit.evaluate import Case, Evaluation, reference_of
 from lowbit.gate import points
 from lowbit.markdown import table
 from lowbit.measure import emulation, metrics
 from lowbit.progress import Progress, Step
-from lowbit.schemes import Scheme, find_scheme
-from lowbit.store.store import Store, default_root
+from lowbit.schemes import find_scheme
 
 # A standard normal's 97.5th percentile: half of a 95 % interval over this is a standard error.
 _NORMAL = statistics.NormalDist().inv_cdf(0.975)
@@ -57,14 +56,7 @@ def study(options: argparse.Namespace, progress: Progress) -> str:
             else "is not calibrated: name another"
         )
         raise InputError(f"--scheme {scheme.id}: {other} one.")
-    given = Given(
-        dataset=options.dataset,
-        calibration=options.calibration,
-        image_size=options.image_size,
-        trust=options.trust_checkpoint,
-        declared=declare.load(Path.cwd()).detectors,
-    )
-    evaluation = Evaluation(Store(default_root(), progress=progress), given, progress)
+    evaluation = evaluation_of(options, progress)
     case = Case(options.detector, scheme, runtime.find_runtime(runtime.DEFAULT))
     if reason := evaluation.unable(case, timed=False, scored=True):
         raise InputError(f"{case.id}: {reason}")
@@ -100,14 +92,15 @@ def _measured(evaluation: Evaluation, case: Case, size: int, seed: int, images: 
         evaluation.request(case.detector, case.scheme), calibration=images.paths, calibration_digest=images.digest
     )
     path = evaluation.store.get(request).path
-    session = runtime.open_session(path, case.runtime.for_many(_deployed(case, case.scheme, path)))
+    session = runtime.open_session(path, case.runtime.for_many(_deployed(case, path)))
     seen = evaluation.seen_by(session, case.detector, f"{case.id}, {size} images, seed {seed}")
     reference, (accuracy, _) = evaluation.evidence(reference_of(case)).accuracy, evaluation.score(case.detector, seen)
     interval = metrics.drop_interval(reference, accuracy, len(evaluation.truth(case.detector).images))
     return Draw(size, seed, reference.map - accuracy.map, interval)
 
 
-def _deployed(case: Case, scheme: Scheme, path: Path) -> runtime.SessionOptions:
+def _deployed(case: Case, path: Path) -> runtime.SessionOptions:
+    scheme = case.scheme
     options = case.runtime.options(scheme.precision, weights_only=scheme.weights_only)
     saturates = emulation.saturates_here(graph.load(path), options.config)
     return case.runtime.options(scheme.precision, weights_only=scheme.weights_only, saturates=saturates)

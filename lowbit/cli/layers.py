@@ -36,7 +36,7 @@ def sweep(options: argparse.Namespace, progress: Progress) -> str:
     if options.merge:
         index = sweeping.merge(options.merge, options.to)
     else:
-        detector, calibration, path = _given(options, _evaluation(options, progress))
+        detector, calibration, path = _given(options, evaluation_of(options, progress))
         size = min(options.size, detector.input.size)
         what = sweeping.Sweep(detector, path, calibration, size, options.to.resolve())
         cells = [find_combination(name) for name in options.only] if options.only else GRID
@@ -52,7 +52,7 @@ def sweep(options: argparse.Namespace, progress: Progress) -> str:
 
 def layers(options: argparse.Namespace, progress: Progress) -> str:
     """The harm of every convolution as a Markdown table."""
-    detector, calibration, path = _given(options, _evaluation(options, progress))
+    detector, calibration, path = _given(options, evaluation_of(options, progress))
     floating = fake_quant.FloatGraph(path, detector.head, detector.input, calibration.paths)
     found = layerwise.measure(floating, options.weight, fake_quant.Form(options.activation), progress=progress)
     module_of = layermap.convolutions(floating.model)
@@ -77,7 +77,7 @@ def search(options: argparse.Namespace, progress: Progress) -> str:
         raise InputError(
             f"--max-drop {options.max_drop}: is finer than a hundredth of a point. Say at most four decimals."
         )
-    evaluation = _evaluation(options, progress)
+    evaluation = evaluation_of(options, progress)
     if evaluation.detector(options.detector).seed is None:  # what the result is checked on, before anything is built
         evaluation.check_detector(options.detector)
         for note in evaluation.notes:
@@ -236,8 +236,8 @@ def _draw(
     figure.savefig(path, dpi=120)
 
 
-def _evaluation(options: argparse.Namespace, progress: Progress) -> Evaluation:
-    """The evaluation of what a command's options name."""
+def evaluation_of(options: argparse.Namespace, progress: Progress) -> Evaluation:
+    """The evaluation of what a command's options name; a command need not have all of them."""
     given = Given(
         dataset=getattr(options, "dataset", None),
         calibration=options.calibration,

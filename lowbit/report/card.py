@@ -12,7 +12,7 @@ import yaml
 
 from lowbit.errors import InputError
 from lowbit.gate import points
-from lowbit.markdown import escape, table
+from lowbit.markdown import escape, plain, table
 from lowbit.report.summary import VERDICTS, shipped
 from lowbit.results import Entry, Results, Status
 
@@ -79,7 +79,7 @@ def _front(entry: Entry) -> dict[str, object]:
 
 
 def _body(run: Results, entry: Entry, reference: Entry | None) -> list[str]:
-    verdict = VERDICTS[entry.status].replace("*", "")
+    verdict = plain(VERDICTS[entry.status])
     lines = [f"# {escape(entry.detector)}, {escape(entry.scheme)}", ""]
     lines += [
         f"Quantized by the scheme `{escape(entry.scheme)}`. Verdict: **{verdict}**"

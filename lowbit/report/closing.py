@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
 
+from lowbit.markdown import plain
 from lowbit.report import reasons
 from lowbit.report.summary import recommend
 from lowbit.results import Entry, Results, Status
@@ -27,8 +28,7 @@ def lines(run: Results, folder: Path) -> list[str]:
         verdict = f"passed: {many}"
     keyed = sorted((e for e in judged if e.on_default and e.drop is not None), key=lambda e: e.detector)
     ship = [
-        f"{detector}: {recommend(list(group)).replace('**', '').replace('`', '')}"
-        for detector, group in groupby(keyed, key=lambda e: e.detector)
+        f"{detector}: {plain(recommend(list(group)))}" for detector, group in groupby(keyed, key=lambda e: e.detector)
     ]
     return [
         f"verdict  {verdict}",

@@ -19,7 +19,7 @@ from typing import Any
 from lowbit import results
 from lowbit.errors import InputError
 from lowbit.gate import points
-from lowbit.markdown import table
+from lowbit.markdown import plain, table
 from lowbit.report import svg
 from lowbit.report.summary import VERDICTS
 from lowbit.results import Entry, Results, Status
@@ -185,7 +185,7 @@ def section(run: Results, folder: Path) -> list[dict[str, Any]]:
             "chart": _chart(list(group)),
             "headings": ("scheme", *_HEADINGS),
             "rows": [
-                (one.scheme, *(cell.replace("*", "") for cell in _row(point)))
+                (one.scheme, *map(plain, _row(point)))
                 for one in group
                 for point in one.points
                 if point.steps or point is one.points[-1]

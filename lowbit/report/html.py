@@ -27,7 +27,7 @@ def page(results: Results, folder: Path) -> str:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("lowbit.report", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters.update(points=points, verdict=lambda status: VERDICTS[status].replace("*", ""))
+    environment.filters.update(points=points, verdict=lambda status: plain(VERDICTS[status]))
     keyed = sorted(results.entries, key=lambda e: (e.detector, not e.on_default, e.provider))
     groups = [list(group) for _, group in groupby(keyed, key=lambda e: (e.detector, e.provider))]
     groups = [group for group in ([e for e in group if e.status is not Status.SKIPPED] for group in groups) if group]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from lowbit import host
 from tests.unit.suite import Toy
 
 
@@ -22,6 +23,15 @@ def without_hypothesis() -> Generator[None]:
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Toy:
     return Toy(tmp_path_factory.mktemp("toy"))
+
+
+@pytest.fixture
+def unknown_gpu(monkeypatch: pytest.MonkeyPatch) -> Generator[None]:
+    """The driver is asked again which GPU there is, before the test and after it."""
+    monkeypatch.delenv(host.VISIBLE_DEVICES, raising=False)
+    host._described.cache_clear()
+    yield
+    host._described.cache_clear()
 
 
 @pytest.fixture

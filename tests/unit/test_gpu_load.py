@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import sys
 import threading
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,6 +17,7 @@ from lowbit.report import summary
 from lowbit.results import Entry, GpuLoadRecord
 from tests.unit.test_host_gpu import A100, Device, Driver
 
+pytestmark = pytest.mark.usefixtures("unknown_gpu")
 POWER_CAP, IDLE = pynvml.nvmlClocksEventReasonSwPowerCap, pynvml.nvmlClocksEventReasonGpuIdle
 # MHz, degrees, milliwatts, reasons, bytes, millijoules; the first before the work, the last after it.
 READINGS = [
@@ -60,14 +60,6 @@ class Replay(Driver):
     def nvmlDeviceGetTotalEnergyConsumption(self, device: Device) -> int:  # noqa: N802
         self._supported(device, "energy")
         return self.now[5]
-
-
-@pytest.fixture(autouse=True)
-def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.delenv(host.VISIBLE_DEVICES, raising=False)
-    host._described.cache_clear()
-    yield
-    host._described.cache_clear()
 
 
 def states(monkeypatch: pytest.MonkeyPatch, readings: list[tuple[int, ...]], *silent: str) -> list[host.GpuState]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -14,6 +13,7 @@ import pytest
 
 from lowbit import host
 
+pytestmark = pytest.mark.usefixtures("unknown_gpu")
 A100, H100 = "GPU-aaaa1111-0000", "GPU-bbbb2222-0000"
 SLICES = ("MIG-cccc3333-0000", "MIG-dddd4444-0000")
 
@@ -142,14 +142,6 @@ def divided() -> Device:
     board = Device("GPU-eeee5555-0000", "NVIDIA A100", (8, 0))
     board.instances = [Device(uuid, "NVIDIA A100 MIG 3g.20gb", (0, 0), parent=board) for uuid in SLICES]
     return board
-
-
-@pytest.fixture(autouse=True)
-def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.delenv(host.VISIBLE_DEVICES, raising=False)
-    host._described.cache_clear()
-    yield
-    host._described.cache_clear()
 
 
 @pytest.fixture
