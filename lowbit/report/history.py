@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby, pairwise
+from itertools import cycle, groupby, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ from lowbit.results import Entry, Results, Status
 
 # A file of the same scheme varies by names and by what its tool writes of itself.
 SIZE_STEP = 0.01
+# What tells lines apart without colour.
+_MARKERS = "osD^vPX*"
 # Of more runs a report would take seconds to read and to draw.
 LAST_RUNS = 50
 
@@ -199,21 +201,24 @@ def section(run: Results, folder: Path) -> list[dict[str, Any]]:
 
 def _chart(found: Sequence[Series]) -> str:
     """The drop of every scheme with its interval, a run a step to the right; FP32, of which all are drops, is left out."""
-    lines = [[(p.run.run_id, p.entry) for p in one.points if p.entry.drop_ci] for one in found if one.scheme != "fp32"]
-    names = [one.scheme for one in found if one.scheme != "fp32"]
-    runs = sorted({run for line in lines for run, _ in line})
+    drawn = {
+        one.scheme: line
+        for one in found
+        if one.scheme != "fp32" and (line := [(p.run.run_id, p.entry) for p in one.points if p.entry.drop_ci])
+    }
+    runs = sorted({run for line in drawn.values() for run, _ in line})
     if len(runs) < 2:
         return ""
 
     def draw(figure: Any) -> None:
         axes = figure.subplots()
-        for line, name in zip(lines, names, strict=True):
+        for (name, line), marker in zip(drawn.items(), cycle(_MARKERS), strict=False):
             where = [runs.index(run) for run, _ in line]
             drops = [100 * (entry.drop or 0.0) for _, entry in line]
             cis = [entry.drop_ci or (0.0, 0.0) for _, entry in line]
             below = [drop - 100 * low for drop, (low, _) in zip(drops, cis, strict=True)]
             above = [100 * high - drop for drop, (_, high) in zip(drops, cis, strict=True)]
-            axes.errorbar(where, drops, (below, above), marker="o", capsize=3, label=name)
+            axes.errorbar(where, drops, (below, above), marker=marker, capsize=3, label=name)
         axes.set_xticks(range(len(runs)), runs, rotation=30, ha="right")
         axes.set(ylabel="drop of AP, points, with its 95 % interval")
         axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.01, 1))
